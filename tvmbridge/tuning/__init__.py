@@ -1,0 +1,1 @@
+"""Search, measure, log: which config each kernel gets. budget, record, lookup and log are formats, free of TVM."""
