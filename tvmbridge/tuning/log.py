@@ -1,0 +1,236 @@
+"""The tuning log on disk: read, append under a lock, merge. The format is in docs/tuning-log-format.md."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from tvmbridge.errors import LogError, OutputError
+from tvmbridge.tuning.lookup import LogRecords, parse_log, whole_bytes
+from tvmbridge.tuning.record import TrialRecord, render_config, render_header, render_record
+from tvmbridge.version import PROGRAM
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = [
+    "LogRecords",
+    "TrialRecord",
+    "TuningLog",
+    "merge_logs",
+    "parse_log",
+    "read_log",
+    "render_config",
+    "render_log",
+    "render_record",
+]
+
+LOGGER = logging.getLogger(__name__)
+
+
+class TuningLog(LogRecords):
+    """A tuning log open for appending; made by `TuningLog.open`, used as a context manager.
+
+    torn: what was cut off the end of the file when it was opened; None where it ended whole.
+    """
+
+    def __init__(self, path: Path, records: LogRecords, descriptor: int, lock: FileLock) -> None:
+        super().__init__(records, source=records.source, torn=records.torn)
+        self.path = path
+        self._lock = lock
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TuningLog:
+        """Open a log for appending and lock it against other writers; a missing or empty file becomes a fresh log.
+
+        LogError where the file is foreign, damaged, newer or in use; OutputError where it cannot be written.
+        """
+        # A link is followed first: replacing it would leave its file behind, and two links are one log to lock.
+        path = Path(os.path.realpath(path))
+        lock = _acquire_lock(path)
+        try:
+            data = _read_bytes(path) if os.path.exists(path) else b""
+            records = parse_log(data, str(path))
+            if not data:
+                _write_atomically(path, render_header(PROGRAM))
+            with _translated(path):
+                descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                if data:
+                    _repair_end(path, descriptor, data, records)
+                return cls(path, records, descriptor, lock)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    def append(self, records: Sequence[TrialRecord]) -> None:
+        """Add a batch of trials: one write and one fsync, after which they outlive a crash.
+
+        OutputError where they cannot be written; then none of the batch is in the log, and the log is closed.
+        """
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: append to a closed tuning log")
+        batch = b"".join(render_record(record) for record in records)
+        if not batch:
+            return
+        size_bytes = os.fstat(self._descriptor).st_size
+        try:
+            with _translated(self.path):
+                _write_all(self._descriptor, batch)
+                os.fsync(self._descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error under way says more; a torn end is cut off at the next open
+                os.ftruncate(self._descriptor, size_bytes)
+            self.close()
+            raise
+        self._add(records)
+
+    def close(self) -> None:
+        """Close the file and let other writers in; what was appended is on disk already."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._lock.release()
+
+    def __enter__(self) -> TuningLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_log(path: str | os.PathLike[str]) -> LogRecords:
+    """Read a log without locking it: a line that a writer has not finished yet is left out (`.torn`)."""
+    return parse_log(_read_bytes(Path(path)), str(path))
+
+
+def render_log(records: Iterable[TrialRecord]) -> bytes:
+    """A whole log with these records; identical ones are kept once."""
+    return render_header(PROGRAM) + b"".join(dict.fromkeys(render_record(record) for record in records))
+
+
+def merge_logs(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> LogRecords:
+    """Write the records of several logs into one and return them; identical records are kept once.
+
+    Those that `output` has already come first, then those of each path in turn, each in its order. The output is
+    locked, and replaced in one step or left as it was; merging the same logs again changes nothing.
+    """
+    inputs = [read_log(path) for path in paths]
+    target = Path(os.path.realpath(output))
+    lock = _acquire_lock(target)
+    try:
+        existing = [read_log(target)] if os.path.exists(target) else []
+        merged: dict[bytes, TrialRecord] = {}
+        for records in [*existing, *inputs]:
+            if records.torn is not None:
+                LOGGER.warning("%s", records.torn)
+            for record in records:
+                merged.setdefault(render_record(record), record)
+        _write_atomically(target, render_log(merged.values()))
+    finally:
+        lock.release()
+    return LogRecords(merged.values(), source=str(output))
+
+
+def _acquire_lock(path: Path) -> FileLock:
+    """Take the lock beside a log, at once or never, and leave a note in it that says who holds it."""
+    from filelock import FileLock, Timeout
+
+    _refuse_special_file(path)
+    if not path.parent.is_dir():  # filelock would make the folder, and a mistyped path would be a new log
+        raise OutputError(f"{path}: cannot write the tuning log: no such folder", hint=f"mkdir -p {path.parent}")
+    lock_path = path.with_name(path.name + ".lock")
+    lock = FileLock(lock_path, blocking=False, thread_local=False)
+    try:
+        with _translated(lock_path):
+            lock.acquire()
+    except Timeout as exc:
+        try:
+            holder = lock_path.read_text(errors="replace").strip() or "another process"
+        except FileNotFoundError:
+            raise OutputError(f"{lock_path}: cannot make the lock file", hint="choose another folder") from exc
+        except OSError:
+            holder = "another process"
+        raise LogError(
+            f"{path} is in use by {holder}",
+            hint="wait for it to end, or log to another file and join them with `tvmbridge log merge`",
+        ) from exc
+    with contextlib.suppress(OSError):  # the note only helps a message; the lock holds without it
+        lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    return lock
+
+
+def _refuse_special_file(path: Path) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise LogError(f"{path} is not a regular file, so not a tuning log", hint="give the path of a file")
+
+
+def _read_bytes(path: Path) -> bytes:
+    _refuse_special_file(path)  # a pipe or a terminal would be read for ever
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise LogError(f"{path}: cannot read the tuning log: {exc.strerror}") from exc
+
+
+def _repair_end(path: Path, descriptor: int, data: bytes, records: LogRecords) -> None:
+    """Make the file end with a whole line, so that the next record does not run into an unfinished one."""
+    whole = whole_bytes(data, records)
+    if whole == data:
+        return
+    if records.torn is not None:
+        LOGGER.warning("%s", records.torn)
+    with _translated(path):
+        os.ftruncate(descriptor, min(len(whole), len(data)))
+        _write_all(descriptor, whole[len(data) :])
+        os.fsync(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Put a whole file in place, or leave what is there as it is."""
+    with _translated(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            try:
+                _write_all(descriptor, data)
+                # mkstemp makes it private; a log may be read by whom the folder's other files may be.
+                os.fchmod(descriptor, path.stat().st_mode & 0o777 if os.path.exists(path) else 0o644)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a write into an OutputError that names the file."""
+    try:
+        yield
+    except TimeoutError:
+        raise  # filelock's: the lock is taken, nothing is wrong with the file
+    except OSError as exc:
+        raise OutputError(
+            f"{path}: cannot write the tuning log: {exc.strerror or exc}", hint="choose a folder that can be written"
+        ) from exc

@@ -1,0 +1,89 @@
+"""The records of a tuning log in memory: parsed, counted, and looked up by kernel and target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tvmbridge.errors import LogError
+from tvmbridge.tuning.record import TrialRecord, parse_header, parse_record, render_record
+
+
+class LogRecords:
+    """What a tuning log says; iterates over its records in the order of the file.
+
+    source: where the records came from, for messages.
+    torn: what was wrong with an unfinished last line, which is left out; None where the log ends whole.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord] = (), *, source: str = "", torn: str | None = None) -> None:
+        self.source = source
+        self.torn = torn
+        self._records: list[TrialRecord] = []
+        self._by_key: dict[tuple[str, str], list[TrialRecord]] = {}
+        self._add(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        return iter(tuple(self._records))
+
+    def measured(self, kernel: str, target: str) -> tuple[TrialRecord, ...]:
+        """List the trials of this kernel on this target, the failed ones included: none needs another measurement."""
+        return tuple(self._by_key.get((kernel, target), ()))
+
+    def best(
+        self, kernel: str, target: str, template: str | None = None, template_version: int | None = None
+    ) -> TrialRecord | None:
+        """Find the trial with the lowest median time of this kernel on this target; None where none succeeded.
+
+        template, template_version: only trials of that one. Among equal times the line that sorts first wins, so
+        that the same records give the same answer in any order.
+        """
+        candidates = [
+            record
+            for record in self.measured(kernel, target)
+            if record.median_us is not None
+            and template in (None, record.template)
+            and template_version in (None, record.template_version)
+        ]
+        return min(candidates, key=lambda record: (record.median_us, render_record(record)), default=None)
+
+    def _add(self, records: Iterable[TrialRecord]) -> None:
+        for record in records:
+            self._records.append(record)
+            self._by_key.setdefault((record.kernel, record.target), []).append(record)
+
+
+def parse_log(data: bytes, source: str) -> LogRecords:
+    """Read a log from its bytes; no bytes at all are a fresh log.
+
+    An unfinished last line (no newline, not a record) is left out and said in `.torn`. LogError, with the file and
+    the line, for everything else that is not a log of this version.
+    """
+    if not data:
+        return LogRecords(source=source)
+    first, newline, rest = data.partition(b"\n")
+    if not newline:
+        first = b""  # the header is written in one piece with its newline, so a file without one is not ours
+    parse_header(first, source)
+    lines = rest.split(b"\n")
+    last = lines.pop()
+    records = [parse_record(line, f"{source}:{number}") for number, line in enumerate(lines, start=2)]
+    torn = None
+    if last:
+        number = len(lines) + 2
+        try:
+            records.append(parse_record(last, f"{source}:{number}"))
+        except LogError:
+            torn = f"{source}:{number}: unfinished last line of {len(last)} bytes left out"
+    return LogRecords(records, source=source, torn=torn)
+
+
+def whole_bytes(data: bytes, records: LogRecords) -> bytes:
+    """Cut the unfinished last line off the bytes of a log, and end the last line where only its newline is missing."""
+    if not data:
+        return data
+    if records.torn is not None:
+        return data[: data.rindex(b"\n") + 1]
+    return data if data.endswith(b"\n") else data + b"\n"
