@@ -1,0 +1,55 @@
+"""The inputs of run() against the signature: everything wrong is refused by name, nothing is cast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tvmbridge.errors import InputError
+from tvmbridge.runtime.feeds import FeedChecker
+from tvmbridge.signature import TensorSpec
+
+SPECS = (TensorSpec("x", (2, 3), "float32"), TensorSpec("mask", (2,), "bool"))
+X, MASK = np.zeros((2, 3), "float32"), np.ones(2, bool)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message", "hint"),
+    [
+        ([X, MASK], "takes a dict", "session.run({'x': ..., 'mask': ...})"),
+        ({"x": X}, "input missing: mask: bool[2]", "'mask': ..."),
+        ({"x": X, "masks": MASK}, "no input 'masks'", "did you mean 'mask'?"),
+        ({"x": X, "mask": MASK, "zzz": X}, "no input 'zzz'; it takes 'x', 'mask'", "session.run"),
+        ({"x": X, "mask": MASK, 3: X}, "no input 3", "session.run"),
+        ({"x": X.astype("float64"), "mask": MASK}, "dtype float64 given, float32 expected", ".astype('float32')"),
+        ({"x": X.astype(">f4"), "mask": MASK}, "dtype >f4 given", ".astype('float32')"),
+        ({"x": [[1.0] * 3] * 2, "mask": MASK}, "dtype float64 given", "never converted silently"),
+        ({"x": X, "mask": [1, 0]}, "dtype int64 given, bool expected", ".astype('bool')"),
+        ({"x": X[:, :2], "mask": MASK}, "shape [2, 2] given, [2, 3] expected", "fixed when a model is built"),
+        ({"x": np.zeros((5, 3), "float32"), "mask": MASK}, "shape [5, 3] given", "batch of 2"),
+        ({"x": "text", "mask": MASK}, "dtype <U4 given", ".astype"),
+        ({"x": None, "mask": MASK}, "dtype object given", ".astype"),
+        ({"x": [[1], [1, 2]], "mask": MASK}, "a list is no array", None),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name_with_a_hint(feeds, message, hint):
+    with pytest.raises(InputError) as caught:
+        FeedChecker(SPECS).order(feeds)
+    assert message in caught.value.message
+    assert hint in caught.value.hint if hint else caught.value.hint is None
+
+
+def test_a_missing_batch_axis_is_pointed_out():
+    with pytest.raises(InputError) as caught:
+        FeedChecker((TensorSpec("x", (1, 3), "float32"),)).order({"x": np.zeros(3, "float32")})
+    assert "x[np.newaxis]" in caught.value.hint
+
+
+def test_what_numpy_reads_as_the_exact_dtype_is_taken():
+    class Wrapped:
+        def __array__(self, dtype=None, copy=None):
+            return X + 1
+
+    arrays = FeedChecker(SPECS).order({"mask": [True, False], "x": Wrapped()})
+    np.testing.assert_array_equal(arrays[0], X + 1)
+    assert arrays[1].tolist() == [True, False]

@@ -1,0 +1,84 @@
+"""A loaded model that several threads may call: one virtual machine for each of them over one set of weights."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+
+from tvmbridge.runtime.memory import HOST, Memory, bind_weights, make_memory
+from tvmbridge.runtime.tensors import Array
+from tvmbridge.runtime.threads import PoolSize
+from tvmbridge.signature import ModelSignature
+
+_POOLED_ALLOCATOR = 2
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """What one calling thread uses. worker: a thread with a pool of its own, where the caller's is no use."""
+
+    process_id: int
+    main: tvm_ffi.Function
+    memory: Memory
+    worker: ThreadPoolExecutor | None
+
+
+class Executable:
+    """The compiled model on one device. Needs TVM's runtime loaded.
+
+    module: the variant's library. signature: of the model. device: memory.HOST or memory.CUDA.
+    """
+
+    def __init__(
+        self,
+        module: tvm_ffi.Module,
+        *,
+        signature: ModelSignature,
+        weights: Sequence[Array],
+        device: tuple[int, int],
+        threads: int,
+    ) -> None:
+        self._module = module
+        self._signature = signature
+        self._device = device
+        self._pool = PoolSize(threads)
+        self._process_id = os.getpid()
+        bound = bind_weights(weights, device)
+        self._weights: tuple[tvm_ffi.Array, ...] = () if bound is None else (bound,)
+        self._callers = threading.local()
+        # The first caller is most often the thread that loads; and what cannot start should say so now.
+        self._callers.own = self._make_caller()
+
+    def call(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run once. arrays: the inputs, of exactly the right dtypes and shapes; returns new arrays, one an output."""
+        caller: _Caller | None = getattr(self._callers, "own", None)
+        if caller is None or caller.process_id != os.getpid():
+            caller = self._callers.own = self._make_caller()
+        if caller.worker is not None:
+            return caller.worker.submit(self._call_here, caller, arrays).result()
+        self._pool.hold()
+        return self._call_here(caller, arrays)
+
+    def _call_here(self, caller: _Caller, arrays: Sequence[Array]) -> list[Array]:
+        memory = caller.memory
+        tensors = [memory.feed(index, array) for index, array in enumerate(arrays)]
+        result: Any = caller.main(*tensors, *self._weights)
+        outputs = (result,) if isinstance(result, tvm_ffi.Tensor) else result
+        return [memory.fetch(index, output) for index, output in enumerate(outputs)]
+
+    def _make_caller(self) -> _Caller:
+        machine = self._module["vm_load_executable"]()
+        # The host comes last, as TVM has it: shapes are computed there.
+        devices = (self._device,) if self._device == HOST else (self._device, HOST)
+        machine["vm_initialization"](*(number for device in devices for number in (*device, _POOLED_ALLOCATOR)))
+        # The workers of a pool do not live on in a forked process, and a call on it would wait for them for ever.
+        forked = os.getpid() != self._process_id
+        own = not forked and self._pool.apply()
+        worker = None if own else ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
+        return _Caller(os.getpid(), machine["main"], make_memory(self._signature, self._device), worker)

@@ -1,0 +1,78 @@
+"""The inputs of one call against the model's signature: nothing is cast or reshaped, everything wrong is named."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tvmbridge.bundle.dtypes import numpy_dtype
+from tvmbridge.errors import InputError
+from tvmbridge.signature import TensorSpec
+
+
+class FeedChecker:
+    """Turns the dict that run() takes into arrays in the model's order."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = tuple(specs)
+        self._expected = tuple((spec.name, numpy_dtype(spec.dtype), spec.shape) for spec in specs)
+
+    def order(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
+        """The arrays of the inputs, each of exactly the dtype and shape of its spec. Raises InputError."""
+        if not isinstance(feeds, Mapping):
+            raise InputError(
+                f"run() takes a dict of arrays by input name, not a {type(feeds).__name__}", hint=self._show_call()
+            )
+        if feeds.keys() != {name for name, _, _ in self._expected}:
+            self._refuse_names(feeds)
+        arrays = []
+        for index, (name, dtype, shape) in enumerate(self._expected):
+            value = feeds[name]
+            if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
+                value = _convert(self._specs[index], dtype, value)
+            arrays.append(value)
+        return arrays
+
+    def _refuse_names(self, feeds: Mapping[str, Any]) -> None:
+        names = [spec.name for spec in self._specs]
+        for name in feeds:
+            if name not in names:
+                close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}?" if close else self._show_call()
+                raise InputError(f"the model has no input {name!r}; it takes {', '.join(map(repr, names))}", hint=hint)
+        missing = [str(spec) for spec in self._specs if spec.name not in feeds]
+        raise InputError(f"input missing: {'; '.join(missing)}", hint=self._show_call())
+
+    def _show_call(self) -> str:
+        return f"session.run({{{', '.join(f'{spec.name!r}: ...' for spec in self._specs)}}})"
+
+
+def _convert(spec: TensorSpec, dtype: np.dtype[Any], value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except Exception as exc:  # np.asarray runs the value's own conversion, which may raise anything
+        raise InputError(f"input {spec.name!r}: a {type(value).__name__} is no array: {exc}") from exc
+    if array.dtype != dtype:
+        raise InputError(
+            f"input {spec.name!r}: dtype {array.dtype} given, {spec.dtype} expected",
+            hint=f"numbers are never converted silently: np.asarray(...).astype({spec.dtype!r})",
+        )
+    if array.shape != spec.shape:
+        raise InputError(
+            f"input {spec.name!r}: shape {list(array.shape)} given, {list(spec.shape)} expected",
+            hint=_explain(spec, array),
+        )
+    return array
+
+
+def _explain(spec: TensorSpec, array: np.ndarray[Any, Any]) -> str:
+    if len(spec.shape) == array.ndim + 1 and spec.shape[0] == 1 and array.shape == spec.shape[1:]:
+        return f"add the batch axis: {spec.name}[np.newaxis]"
+    if len(spec.shape) == array.ndim and array.shape[1:] == spec.shape[1:]:
+        return (
+            f"the model was built for a batch of {spec.shape[0]}: call it once a batch, or build it with another shape"
+        )
+    return f"shapes are fixed when a model is built: {spec}"

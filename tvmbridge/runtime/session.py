@@ -1,0 +1,108 @@
+"""load() and Session: a bundle's best variant, ready to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvmbridge.bundle import Bundle, Manifest, VariantEntry, open_bundle
+from tvmbridge.errors import ArtifactError, TvmBridgeError, reason
+from tvmbridge.host import Host
+from tvmbridge.runtime.choose import choose_variant, detect_host_for, detect_software
+from tvmbridge.runtime.feeds import FeedChecker
+from tvmbridge.signature import TensorSpec
+
+if TYPE_CHECKING:
+    from tvmbridge.runtime.executable import Executable
+
+
+class Session:
+    """A loaded model; made by load(). A context manager, and safe to call from several threads at once.
+
+    inputs, outputs: names, shapes and dtypes, in the model's order.
+    variant: name of the variant that was chosen.
+    threads: threads that one call uses.
+    """
+
+    def __init__(self, manifest: Manifest, variant: VariantEntry, executable: Executable, threads: int) -> None:
+        self.inputs: tuple[TensorSpec, ...] = manifest.signature.inputs
+        self.outputs: tuple[TensorSpec, ...] = manifest.signature.outputs
+        self.variant = variant.name
+        self.threads = threads
+        self._model = manifest.model.name
+        self._feeds = FeedChecker(self.inputs)
+        self._executable: Executable | None = executable
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name for inputs by name; the outputs are new arrays, yours to keep and change.
+
+        inputs: arrays of exactly the dtypes and shapes of `self.inputs`. A row-major array at an address that 64
+        divides is read in place; any other is copied first. Several calls may run at once, each from its own thread.
+        Raises InputError for a wrong name, dtype or shape, ValueError after close().
+        """
+        executable = self._executable
+        if executable is None:
+            raise ValueError(f"the session of {self._model} is closed")
+        arrays = self._feeds.order(inputs)
+        try:
+            results = executable.call(arrays)
+        except Exception as exc:  # the compiled model raises what its kernels raise
+            raise TvmBridgeError(f"{self._model}: variant {self.variant} failed while it ran: {reason(exc)}") from exc
+        return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+
+    def close(self) -> None:
+        """Let go of weights and buffers; calls under way on other threads still finish. Closing twice does nothing."""
+        self._executable = None
+
+    def __enter__(self) -> Session:
+        """The session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Model, variant and signature."""
+        return f"<Session {self._model} [{self.variant}] {', '.join(map(str, self.inputs))}>"
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Session:
+    """Open a bundle, choose the variant that fits this machine best, check its digests and load it.
+
+    threads: threads a call may use; None: as many as the variant was built for, and at most as this process may use.
+    variant: a variant's name, to insist on that one.
+    Raises ArtifactError children; NoVariantError comes before any library is loaded.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}: a call uses at least one")
+    with open_bundle(path) as bundle:
+        host = detect_host_for(bundle.manifest)
+        chosen = choose_variant(bundle.manifest, host, detect_software(), variant)
+        return _start_session(bundle, chosen, host, threads)
+
+
+def _start_session(bundle: Bundle, variant: VariantEntry, host: Host, threads: int | None) -> Session:
+    # tvm_ffi is imported here, once a variant fits: without it, or with a wrong one, none does.
+    from tvmbridge.runtime.executable import Executable
+    from tvmbridge.runtime.memory import CUDA, HOST
+    from tvmbridge.runtime.native import load_variant
+
+    # The weights' digests come first: what is damaged is found before any library is loaded.
+    weights = bundle.map_weights(variant)
+    module = load_variant(bundle, variant)
+    count = threads if threads is not None else min(variant.cores, host.cores)
+    device = CUDA if variant.kind == "cuda" else HOST
+    try:
+        executable = Executable(
+            module, signature=bundle.manifest.signature, weights=weights, device=device, threads=count
+        )
+    except Exception as exc:  # TVM raises its own errors for what is no model library, and for a device that fails
+        raise ArtifactError(f"{bundle.path}: variant {variant.name} does not start: {reason(exc)}") from exc
+    return Session(bundle.manifest, variant, executable, count)

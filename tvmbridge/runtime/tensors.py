@@ -1,0 +1,48 @@
+"""NumPy arrays to TVM tensors and back: aligned, of the exact dtype, copied only where that is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+ALIGNMENT_BYTES = 64  # kernels load whole vectors: at any other address the first one faults
+Array = np.ndarray[Any, Any]
+
+
+def allocate_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A row-major array, its elements not set, at an address that ALIGNMENT_BYTES divides."""
+    size_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    room = np.empty(size_bytes + ALIGNMENT_BYTES, dtype=np.uint8)
+    start = -room.ctypes.data % ALIGNMENT_BYTES
+    return room[start : start + size_bytes].view(dtype).reshape(shape)
+
+
+def is_lendable(array: Array) -> bool:
+    """Whether TVM may read this memory itself: row-major, aligned, and writable, as DLPack wants it."""
+    interface = array.__array_interface__
+    address, read_only = interface["data"]
+    return interface["strides"] is None and address % ALIGNMENT_BYTES == 0 and not read_only
+
+
+def lend_array(array: Array) -> tvm_ffi.Tensor:
+    """A CPU tensor on the array's memory, which `is_lendable` has passed."""
+    if array.dtype.isbuiltin == 1:  # NumPy's own; dtype.name would say the same, ten times slower
+        return tvm_ffi.from_dlpack(array)
+    # NumPy's DLPack knows no such dtype: lend the bits, and say what they are on TVM's side.
+    bits = tvm_ffi.from_dlpack(array.view(f"uint{8 * array.dtype.itemsize}"))
+    return _view_as(bits, array.shape, array.dtype.name)
+
+
+def copy_to_array(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
+    """A new array with the elements of a CPU tensor of that dtype."""
+    if dtype.isbuiltin == 1:
+        return np.from_dlpack(tensor).copy()
+    bits = _view_as(tensor, tuple(tensor.shape), f"uint{8 * dtype.itemsize}")
+    return np.from_dlpack(bits).copy().view(dtype)
+
+
+def _view_as(tensor: tvm_ffi.Tensor, shape: tuple[int, ...], dtype: str) -> tvm_ffi.Tensor:
+    view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+    return view(tensor, tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), 0)
