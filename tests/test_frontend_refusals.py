@@ -1,0 +1,146 @@
+"""What TVM's importer would compute wrongly is refused by name; the forms next to it are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from onnx_models import BOOL, FLOAT, INT64, model, one_node, random_weight, value
+
+from tvmbridge.errors import UnsupportedOperatorError
+from tvmbridge.frontend import import_onnx
+from tvmbridge.frontend.refusals import refuse_miscomputed
+
+pytestmark = pytest.mark.compiler
+
+ONES = np.ones(3, np.float32)
+
+
+def batch_norm(**attributes):
+    outputs = ("y", "m", "v") if attributes.get("training_mode") else ("y",)
+    return one_node("BatchNormalization", ONES, ONES, ONES, ONES, shape=(2, 3, 4, 5), outputs=outputs, **attributes)
+
+
+def layer_norm(used):
+    node = helper.make_node("LayerNormalization", ["x", "g"], ["y", "mean"], name="the_node")
+    outputs = [value("y", (2, 3)), *([value("mean", (2, 1))] if used else [])]
+    return model([node], [value("x", (2, 3))], outputs, {"g": ONES})
+
+
+def dropout(*, mask=False, training=None):
+    weights = {"ratio": np.float32(0.5)} | ({} if training is None else {"training": np.array(training)})
+    names = ["x", "ratio", *(["training"] if training is not None else [])]
+    node = helper.make_node("Dropout", names, ["y", "mask"], name="the_node")
+    outputs = [value("y", (2, 3)), *([value("mask", (2, 3), BOOL)] if mask else [])]
+    return model([node], [value("x", (2, 3))], outputs, weights)
+
+
+def resize(*scales, **attributes):
+    scale = np.array([1, 1, *scales], np.float32)
+    return one_node("Resize", None, scale, shape=(1, 1, 4, 4), mode="linear", **attributes)
+
+
+def shift(by):
+    return one_node("BitShift", np.array(by, np.uint8), dtype=TensorProto.UINT8, direction="LEFT")
+
+
+def expand(constant):
+    node = helper.make_node("Expand", ["x", "shape"], ["y"], name="the_node")
+    inputs = [value("x", (2, 1)), *([] if constant else [value("shape", (2,), INT64)])]
+    return model([node], inputs, [value("y", None)], {"shape": np.array([2, 5])} if constant else None)
+
+
+def suppression():
+    node = helper.make_node("NonMaxSuppression", ["boxes", "scores", "count"], ["y"], name="the_node")
+    inputs = [value("boxes", (1, 5, 4)), value("scores", (1, 1, 5)), value("count", (1,), INT64)]
+    return model([node], inputs, [value("y", None, INT64)])
+
+
+def reduce_nothing():
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "zero"], ["empty"]),
+        helper.make_node("ReduceSum", ["empty"], ["y"], name="the_node"),
+    ]
+    return model(nodes, [value("x", (2, 3))], [value("y", None)], {"zero": np.array([0])})
+
+
+def insert(position):
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "z"], ["pair"]),
+        helper.make_node("SequenceInsert", ["pair", "x", "position"], ["three"], name="the_node"),
+        helper.make_node("SequenceAt", ["three", "last"], ["y"]),
+    ]
+    weights = {"position": np.array(position), "last": np.array(1)}
+    return model(nodes, [value("x", (2,)), value("z", (2,))], [value("y", (2,))], weights)
+
+
+def transposed_conv(**attributes):
+    return one_node("ConvTranspose", random_weight((1, 2, 3, 3)), shape=(1, 1, 3, 3), **attributes)
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [
+        (batch_norm(training_mode=1), "training mode"),
+        (dropout(training=True), "training mode"),
+        (layer_norm(used=True), "mean or deviation is used"),
+        (one_node("IsInf", detect_negative=0, result=BOOL), "only one sign"),
+        (one_node("IsInf", detect_positive=0, result=BOOL), "only one sign"),
+        (expand(constant=False), "computed at run time"),
+        (suppression(), "computed at run time"),
+        (shift([1, 8, 2]), "width"),
+        (resize(0.6, 0.6), "no whole size"),
+        (resize(0.5, 0.5, antialias=1, opset=18), "antialias"),
+        (reduce_nothing(), "empty tensor"),
+        (insert(-1), "counts from the end"),
+        (transposed_conv(output_shape=[10, 8], strides=[3, 2]), "output_shape"),
+        (one_node("Cast", to=TensorProto.FLOAT8E4M3FN, result=TensorProto.FLOAT8E4M3FN, opset=19), "float8"),
+        (one_node("Cast", to=TensorProto.INT4, result=TensorProto.INT4, opset=21), "narrower than a byte"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused_by_name(graph, reason):
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        import_onnx(graph)
+    assert reason in caught.value.message
+    assert len(caught.value.operators) == 1
+    assert "the_node" in caught.value.operators[0] and "op-set" in caught.value.operators[0]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        batch_norm(),
+        dropout(),
+        dropout(mask=True),
+        dropout(training=False),
+        layer_norm(used=False),
+        one_node("IsInf", result=BOOL),
+        expand(constant=True),
+        shift([1, 7, 2]),
+        resize(2, 1.5),
+        insert(1),
+        transposed_conv(strides=[3, 2]),
+        one_node("Cast", to=TensorProto.FLOAT16, result=TensorProto.FLOAT16),
+    ],
+)
+def test_the_form_next_to_a_refused_one_is_imported(graph):
+    assert import_onnx(graph).signature.outputs[0].name == "y"
+
+
+def test_a_dropout_mask_that_the_simplification_leaves_is_refused():
+    with pytest.raises(UnsupportedOperatorError, match="mask is used"):
+        refuse_miscomputed(dropout(mask=True))
+
+
+def test_all_refusals_come_at_once():
+    nodes = [
+        helper.make_node("IsInf", ["x"], ["a"], name="first", detect_negative=0),
+        helper.make_node("IsInf", ["z"], ["b"], name="second", detect_positive=0),
+    ]
+    graph = model(nodes, [value("x", (2,), FLOAT), value("z", (2,))], [value("a", (2,), BOOL), value("b", (2,), BOOL)])
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        import_onnx(graph)
+    assert [name for line in caught.value.operators for name in ("first", "second") if name in line] == [
+        "first",
+        "second",
+    ]

@@ -1,0 +1,114 @@
+"""ONNX → Relax. `import_onnx()` is the list of steps; each step is one file beside this one.
+
+Steps take a ModelProto that belongs to the import and give one back; they may change the one that they were given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from tvmbridge.errors import ModelError, ShapeError, UnsupportedOperatorError
+from tvmbridge.frontend.constants import normalise_constants
+from tvmbridge.frontend.functions import inline_functions
+from tvmbridge.frontend.infer import infer_shapes
+from tvmbridge.frontend.input_defaults import drop_input_defaults
+from tvmbridge.frontend.operators import check_known_operators, check_operators
+from tvmbridge.frontend.opset_upgrade import upgrade_opset
+from tvmbridge.frontend.read import LoadedModel, read_model
+from tvmbridge.frontend.refusals import refuse_before_simplification, refuse_miscomputed
+from tvmbridge.frontend.shapes import bind_shapes
+from tvmbridge.frontend.simplify import simplify
+from tvmbridge.frontend.sum_to_add import rewrite_sum
+from tvmbridge.frontend.walk import opset
+from tvmbridge.frontend.weights import attach_weights, detach_weights
+from tvmbridge.signature import ModelSignature
+
+if TYPE_CHECKING:
+    import tvm
+
+__all__ = ["ImportedModel", "import_onnx"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedModel:
+    """A model in Relax, before any target is known. Lowering copies `module`, never changes it.
+
+    name: stem of the file, or name of the graph.
+    module: Relax; "main" takes the inputs in the order of the signature; weights are constants; shapes are static.
+    signature: names as in the ONNX model.
+    opset: of the model as it was given.
+    sha256: digest of the file and then of its external data files; of the serialized proto where there is no file.
+    source: what a reference runs: the file, or a copy of the proto.
+    shapes, dims: the bindings that were given.
+    """
+
+    name: str
+    module: tvm.IRModule
+    signature: ModelSignature
+    opset: int
+    sha256: str
+    source: Path | onnx.ModelProto
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    dims: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def import_onnx(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> ImportedModel:
+    """Read an ONNX model, bind its shapes, simplify it and import it into TVM.
+
+    shapes: input name → its shape; dims: symbolic dimension → its size. Every dimension must end up bound.
+    Raises ModelFileError, ShapeError, UnsupportedOperatorError, or ModelError for anything else wrong with the model.
+    """
+    loaded = read_model(model)
+    try:
+        return _import(loaded, shapes or {}, dims or {})
+    except ShapeError as exc:
+        raise ShapeError(f"{loaded.name}: {exc.message}", dimensions=exc.dimensions, hint=exc.hint) from exc.__cause__
+    except UnsupportedOperatorError as exc:
+        message = f"{loaded.name}: {exc.message}"
+        raise UnsupportedOperatorError(message, operators=exc.operators, hint=exc.hint) from exc.__cause__
+    except ModelError as exc:
+        raise ModelError(f"{loaded.name}: {exc.message}", hint=exc.hint) from exc.__cause__
+
+
+def _import(loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int]) -> ImportedModel:
+    given_opset = opset(loaded.proto) or 1
+    proto = drop_input_defaults(loaded.proto)
+    proto = bind_shapes(proto, shapes, dims)
+    weights = detach_weights(proto)
+    proto = inline_functions(proto)
+    check_known_operators(proto)
+    proto = upgrade_opset(proto)
+    proto = attach_weights(proto, weights)
+    refuse_before_simplification(proto)
+    proto = rewrite_sum(proto)
+    proto = infer_shapes(proto)
+    proto = simplify(proto)
+    proto = normalise_constants(proto)
+    check_operators(proto)
+    proto = infer_shapes(proto)
+    refuse_miscomputed(proto)
+
+    from tvmbridge.frontend.convert import convert  # imports tvm: seconds, and for nothing where the model is bad
+
+    module, signature = convert(proto)
+    return ImportedModel(
+        name=loaded.name,
+        module=module,
+        signature=signature,
+        opset=given_opset,
+        sha256=loaded.sha256,
+        source=loaded.source,
+        shapes={name: tuple(int(axis) for axis in shape) for name, shape in shapes.items()},
+        dims={name: int(size) for name, size in dims.items()},
+    )

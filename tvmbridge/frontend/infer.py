@@ -1,0 +1,29 @@
+"""Infers the shapes and types of all values."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.shape_inference
+
+from tvmbridge.errors import ModelError, reason
+from tvmbridge.frontend.weights import attach_weights, detach_weights
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Before: inputs with static shapes. After: an equal model with value_info for whatever onnx can infer.
+
+    Raises ModelError where the shapes contradict each other.
+    """
+    weights = detach_weights(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as exc:
+        raise ModelError(
+            f"the shapes do not fit together: {' '.join(str(exc).split())[:400]}",
+            hint="check the shapes that were bound; if they are right, export the model again",
+        ) from exc
+    except Exception as exc:  # C++: whatever else a malformed graph leads to
+        raise ModelError(f"onnx cannot infer the model's shapes: {reason(exc)}", hint="export it again") from exc
+    finally:
+        attach_weights(model, weights)
+    return attach_weights(inferred, weights)

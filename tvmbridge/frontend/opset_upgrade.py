@@ -1,0 +1,59 @@
+"""Brings models of old op-sets to op-set 13, from which on TVM's converters follow ONNX closely."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnx.version_converter
+
+from tvmbridge.errors import UnsupportedOperatorError, reason
+from tvmbridge.frontend.operators import describe, tvm_version
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, nodes, opset
+
+_OLDEST_OPSET = 13
+_logger = logging.getLogger(__name__)
+
+
+def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Before: any op-set. After: op-set 13 or newer, or an older one where onnx cannot convert but TVM can read it.
+
+    Raises UnsupportedOperatorError with the operators that have to change and that neither onnx nor TVM takes.
+    """
+    version = opset(model)
+    if version is None or version >= _OLDEST_OPSET:
+        return model
+    names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
+    try:
+        upgraded = onnx.version_converter.convert_version(model, _OLDEST_OPSET)
+    except Exception as exc:  # C++: no adapter for an operator, or an assertion inside one
+        changed = [node for node in nodes(model) if _reads_differently(node, version)]
+        if changed:
+            raise UnsupportedOperatorError(
+                f"op-set {version} cannot be upgraded to {_OLDEST_OPSET}: {reason(exc)}",
+                operators=describe(changed, model),
+                hint=f"export the model with op-set {_OLDEST_OPSET} or newer",
+            ) from exc
+        _logger.info("op-set %d kept: %s", version, reason(exc))
+        return model
+    return upgraded if names == [entry.name for entry in (*upgraded.graph.input, *upgraded.graph.output)] else model
+
+
+def _reads_differently(node: onnx.NodeProto, version: int) -> bool:
+    """Whether TVM would read this node by the rules of a newer version that are not a superset of its own."""
+    reads_as = tvm_version(node.op_type, version)
+    if node.domain not in STANDARD_DOMAINS or reads_as is None or reads_as <= version:
+        return False
+    try:
+        old = onnx.defs.get_schema(node.op_type, version, "")
+        new = onnx.defs.get_schema(node.op_type, reads_as, "")
+    except onnx.defs.SchemaError:
+        return True
+    inputs = [entry.name for entry in old.inputs]
+    if inputs != [entry.name for entry in new.inputs][: len(inputs)]:
+        return True
+    return any(
+        name not in new.attributes
+        or attribute.default_value.SerializeToString() != new.attributes[name].default_value.SerializeToString()
+        for name, attribute in old.attributes.items()
+    )

@@ -1,0 +1,32 @@
+"""Folds constants and batch norms, drops dead nodes and merges equal ones, with onnxscript's optimizer."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+
+from tvmbridge.errors import reason
+
+_logger = logging.getLogger(__name__)
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Before: static inputs, no local functions. After: an equal model, same inputs and outputs, usually far smaller.
+
+    Where the optimizer fails, the model stays as it is and a warning is logged: the importer may still take it.
+    """
+    from onnxscript import optimizer  # a second to import: only when a model is there to simplify
+
+    names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
+    try:
+        with np.errstate(all="ignore"):  # weights that overflow do so in every program
+            simplified = optimizer.optimize(model)
+    except Exception as exc:  # a rewrite rule or the reference evaluator may raise anything on an odd graph
+        _logger.warning("%s is not simplified: %s", model.graph.name or "the model", reason(exc))
+        return model
+    if names != [entry.name for entry in (*simplified.graph.input, *simplified.graph.output)]:
+        _logger.warning("%s is not simplified: its inputs or outputs would change", model.graph.name or "the model")
+        return model
+    return simplified
