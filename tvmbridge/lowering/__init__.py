@@ -1,0 +1,100 @@
+"""Relax → fused kernels in channels-last layout, with constant weights: what the schedule templates are given.
+
+`lower()` is the list of passes; each pass of our own is one file beside this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from tvmbridge.errors import CompileError, reason
+from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering.fold_constants import fold_constants
+from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.targets import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One fused, unscheduled TIR function of a lowered model.
+
+    name: its global symbol in the module.
+    key: what a tuning record is found by: operators, shapes, dtypes and TVM's structural hash of the function.
+    constants: indices of the parameters that are weights at every call, and so may be reordered at build time.
+    calls: how often the network calls it.
+    """
+
+    name: str
+    function: tvm.tirx.PrimFunc
+    key: str
+    constants: frozenset[int]
+    calls: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredModel:
+    """A model as kernels: `module["main"]` calls them through `R.call_tir`, its weights are constants."""
+
+    module: tvm.IRModule
+    kernels: tuple[Kernel, ...]
+
+
+def lower(model: ImportedModel, target: Target) -> LoweredModel:
+    """Lay the model out, fuse it into kernels and name them. Leaves `model` as it is; CompileError names the target."""
+    passes = relax.transform
+    pipeline = tvm.transform.Sequential(
+        [
+            passes.DecomposeOpsForInference(),
+            passes.CanonicalizeBindings(),
+            passes.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+            passes.CanonicalizeBindings(),
+            fold_constants,
+            passes.LegalizeOps(),
+            passes.AnnotateTIROpPattern(),
+            passes.FuseOps(),
+            passes.FuseTIR(),
+            passes.DeadCodeElimination(),
+        ]
+    )
+    try:
+        with tvm_target(target):
+            module = pipeline(model.module)
+    except Exception as exc:  # TVM's passes raise many kinds, from C++ and from Python
+        raise CompileError(f"{model.name}: lowering for {target.name} failed in TVM: {reason(exc)}") from exc
+    return LoweredModel(module, _kernels(module))
+
+
+def _kernels(module: tvm.IRModule) -> tuple[Kernel, ...]:
+    """The kernels in the order in which main first calls them."""
+    calls: dict[str, int] = {}
+    constants: dict[str, set[int]] = {}
+
+    def visit(expr: relax.Expr) -> None:
+        if not isinstance(expr, relax.Call) or getattr(expr.op, "name", "") != "relax.call_tir":
+            return
+        name, operands = expr.args[0].name_hint, expr.args[1].fields
+        weights = {i for i, operand in enumerate(operands) if isinstance(operand, tvm.ir.GenericConst)}
+        calls[name] = calls.get(name, 0) + 1
+        constants[name] = constants.get(name, weights) & weights
+
+    for _, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    return tuple(
+        Kernel(name, module[name], _key(name, module[name]), frozenset(constants[name]), calls[name]) for name in calls
+    )
+
+
+def _key(name: str, function: tvm.tirx.PrimFunc) -> str:
+    operators = re.sub(r"(?<=[a-z])\d+(?=_|$)", "", name)
+    tensors = (f"{buffer.dtype}[{','.join(_axis(axis) for axis in buffer.shape)}]" for buffer in function.params)
+    return f"{operators}({' '.join(tensors)})#{tvm_ffi.structural_hash(function) & (2**64 - 1):016x}"
+
+
+def _axis(axis: tvm.tirx.PrimExpr) -> str:
+    return str(int(axis)) if isinstance(axis, tvm.tirx.IntImm) else "?"
