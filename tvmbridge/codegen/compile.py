@@ -1,0 +1,49 @@
+"""An assembled module → a shared library: TVM's code generation, then the linker."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import tvm
+
+from tvmbridge.codegen.cuda import compile_cuda_library
+from tvmbridge.codegen.link import find_linker, link
+from tvmbridge.errors import CompileError, TvmBridgeError, reason
+from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.targets import Target
+
+
+def compile_library(module: tvm.IRModule, target: Target, library: Path) -> str:
+    """Generate code for the target and link it into `library`; returns the name of the linker.
+
+    ToolchainError where a tool is missing (looked for before any work is done), CompileError where one fails.
+    """
+    linker = find_linker(target.machine)
+    if target.kind == "cuda":
+        compile_cuda_library(module, target, library)
+    else:
+        generate_code(module, tvm_target(target), library, lambda output, objects: link(linker, objects, output))
+    return linker.name
+
+
+def generate_code(
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    library: Path,
+    link_objects: Callable[[str, list[str]], None],
+) -> None:
+    """Run TVM's code generation and hand its object files to `link_objects(output, objects)`."""
+    try:
+        executable = tvm.compile(module, target=target)
+        with tempfile.TemporaryDirectory(prefix="tvmbridge-") as workspace:
+            executable.export_library(
+                str(library),
+                fcompile=lambda output, objects, **_: link_objects(output, objects),
+                workspace_dir=workspace,
+            )
+    except TvmBridgeError:
+        raise
+    except Exception as exc:  # TVM raises many kinds, from C++ and from Python
+        raise CompileError(f"TVM could not generate code: {reason(exc)}") from exc

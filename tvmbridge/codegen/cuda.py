@@ -1,0 +1,114 @@
+"""CUDA libraries built without a GPU: machine code for each architecture, made by nvcc.
+
+TVM puts only CUDA *source* into a library, without a word, where it cannot load its CUDA runtime, that is wherever the
+driver is missing. So the code is generated in a process of its own (`cuda_worker`) that finds stand-ins for the driver
+and the CUDA runtime on its loader path: libraries with the same symbols, each of which answers "no device". They exist
+for the time of the build and are never shipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import tvm
+from elftools.elf.elffile import ELFFile
+
+from tvmbridge.errors import CompileError, ToolchainError
+from tvmbridge.targets import Target
+
+_COMPILE_TIMEOUT_S = 3600.0
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE and cudaErrorNoDevice
+
+
+def find_nvcc() -> str:
+    """The path of nvcc: on PATH, in $CUDA_HOME, or where the toolkit's packages put it; else a ToolchainError."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    for candidate in ["nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]:
+        if path := shutil.which(candidate):
+            return path
+    raise ToolchainError(
+        "no nvcc on this machine: CUDA targets need the CUDA toolkit (not a GPU)",
+        hint="install cuda-nvcc from NVIDIA's repository, or nvidia-cuda-toolkit from Debian's, "
+        "and put nvcc on PATH or set CUDA_HOME",
+    )
+
+
+def find_host_compiler() -> str:
+    """The C compiler that nvcc and the stand-in libraries need; else a ToolchainError."""
+    for compiler in ("cc", "gcc", "clang"):
+        if path := shutil.which(compiler):
+            return path
+    raise ToolchainError("no C compiler on this machine, which nvcc needs", hint="apt-get install gcc g++")
+
+
+def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
+    """The architectures that this nvcc makes code for: ("sm_75", "sm_80", …)."""
+    done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, timeout=60, check=False)
+    return tuple(re.findall(r"^sm_\d+[a-z]?$", done.stdout, re.MULTILINE))
+
+
+def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) -> None:
+    """Generate, compile and link one CUDA variant, in a child process that has the stand-in driver."""
+    nvcc, compiler = find_nvcc(), find_host_compiler()
+    known = nvcc_architectures(nvcc)
+    unknown = [arch for arch in target.architectures if known and arch not in known]
+    if unknown:
+        raise ToolchainError(
+            f"{nvcc} makes no code for {', '.join(unknown)}; it knows {', '.join(known)}",
+            hint="install a CUDA toolkit that does, or take these architectures out of the target",
+        )
+    with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
+        stand_ins = Path(folder, "stand-ins")
+        _build_stand_ins(stand_ins, compiler)
+        ir, request = Path(folder, "module.json"), Path(folder, "request.json")
+        ir.write_text(tvm.ir.save_json(module))
+        asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
+        request.write_text(json.dumps(asked))
+        search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
+        done = subprocess.run(
+            [sys.executable, "-m", "tvmbridge.codegen.cuda_worker", str(request)],
+            env={**os.environ, "LD_LIBRARY_PATH": search},
+            capture_output=True,
+            text=True,
+            timeout=_COMPILE_TIMEOUT_S,
+            check=False,
+        )
+    if done.returncode or not library.exists():
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        raise CompileError(f"CUDA code generation failed: {lines[-1] if lines else f'status {done.returncode}'}")
+
+
+def cuda_runtime_library() -> Path:
+    """TVM's own CUDA runtime library, from the installed package."""
+    spec = importlib.util.find_spec("tvm")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "lib" / "libtvm_runtime_cuda.so"
+
+
+def _build_stand_ins(folder: Path, compiler: str) -> None:
+    """Build libcuda.so.1 and libcudart.so.N that define what TVM's CUDA runtime library wants of them."""
+    folder.mkdir()
+    with cuda_runtime_library().open("rb") as file:
+        elf = ELFFile(file)
+        needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+        symbols = [s.name for s in elf.get_section_by_name(".dynsym").iter_symbols() if s["st_shndx"] == "SHN_UNDEF"]
+    for soname in (name for name in needed if name.startswith(("libcuda.so", "libcudart.so"))):
+        prefix = "cuda" if soname.startswith("libcudart") else "cu"
+        names = [s for s in symbols if re.match(prefix + "[A-Z]", s)]
+        source, script = folder / f"{soname}.c", folder / f"{soname}.map"
+        source.write_text("".join(f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in names))
+        script.write_text(f"{soname} {{ global: *; }};\n")
+        versioned = [f"-Wl,--version-script={script}"] if prefix == "cuda" else []
+        command = [compiler, "-shared", "-fPIC", "-w", f"-Wl,-soname,{soname}", *versioned, str(source)]
+        done = subprocess.run([*command, "-o", str(folder / soname)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CompileError(f"{compiler} could not build a stand-in for {soname}: {done.stderr.strip()[-500:]}")

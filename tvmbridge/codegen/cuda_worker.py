@@ -1,0 +1,71 @@
+"""The process that generates one CUDA library: `python -m tvmbridge.codegen.cuda_worker request.json` (see `cuda`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import tvm
+import tvm_ffi
+
+from tvmbridge.codegen.compile import generate_code
+from tvmbridge.codegen.link import find_linker, link
+from tvmbridge.errors import CompileError, TvmBridgeError
+from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.targets import Target
+
+
+def main(request_path: str) -> int:
+    """Do what the request file says; 0 when the library is written, 1 with the reason on stderr otherwise."""
+    request = json.loads(Path(request_path).read_text())
+    target = msgspec.convert(request["target"], Target)
+    nvcc = request["nvcc"]
+    if tvm_ffi.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
+        print("TVM did not load its CUDA runtime library, so it would embed source only", file=sys.stderr)
+        return 1
+    tvm_ffi.register_global_func(
+        "tvm_callback_cuda_compile", lambda code: compile_fatbin(nvcc, code, target.architectures), override=True
+    )
+    linker = find_linker(target.machine)
+    module = tvm.ir.load_json(Path(request["module"]).read_text())
+    try:
+        generate_code(
+            module,
+            tvm_target(target),
+            Path(request["library"]),
+            lambda output, objects: link(linker, objects, output),
+        )
+    except TvmBridgeError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    return 0
+
+
+def compile_fatbin(nvcc: str, code: str, architectures: tuple[str, ...]) -> bytes:
+    """Compile CUDA source to machine code for each architecture, and PTX of the newest for GPUs to come."""
+    newest = architectures[-1].removeprefix("sm_")
+    generate = [f"-gencode=arch=compute_{a.removeprefix('sm_')},code={a}" for a in architectures]
+    generate.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    with tempfile.TemporaryDirectory(prefix="tvmbridge-nvcc-") as folder:
+        source, fatbin = Path(folder, "kernels.cu"), Path(folder, "kernels.fatbin")
+        source.write_text(code)
+        # A thread an architecture; lineinfo and other paths of this machine are left out of the result.
+        command = [nvcc, "--fatbin", "-O3", "--threads=0", *generate, "-o", str(fatbin), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CompileError(f"nvcc failed with status {done.returncode}: {_first_errors(done.stderr)}")
+        return fatbin.read_bytes()
+
+
+def _first_errors(output: str) -> str:
+    """The lines of nvcc's output that say what is wrong; its end where none does."""
+    errors = [line.strip() for line in output.splitlines() if "error" in line.lower()]
+    return "; ".join(errors[:3]) or output.strip()[-500:]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,53 @@
+"""Which template and config each kernel gets: the log's best record where there is one, else the template's guess."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tvmbridge.errors import CompileError, reason
+from tvmbridge.lowering import Kernel, LoweredModel
+from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
+from tvmbridge.targets import Target
+from tvmbridge.tuning.lookup import LogRecords
+from tvmbridge.tuning.record import TrialRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPlan:
+    """One kernel with its schedule decided and applied.
+
+    record: the tuning record that decided it; None where the template guessed.
+    skipped: why a better-ranked template or a record was passed over, one line each.
+    """
+
+    kernel: Kernel
+    template: Template
+    config: Config
+    scheduled: Scheduled
+    record: TrialRecord | None
+    skipped: tuple[str, ...] = ()
+
+
+def plan_kernels(lowered: LoweredModel, target: Target, records: LogRecords | None) -> tuple[KernelPlan, ...]:
+    """Decide and apply a schedule for every kernel; CompileError names a kernel that no template can schedule."""
+    return tuple(plan_kernel(kernel, target, records) for kernel in lowered.kernels)
+
+
+def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
+    """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
+    templates = fitting_templates(kernel, target)
+    candidates: list[tuple[Template, Config, TrialRecord | None]] = []
+    record = records.best(kernel.key, target.key) if records is not None else None
+    if record is not None:
+        recorded = (t for t in templates if (t.name, t.version) == (record.template, record.template_version))
+        candidates += [(template, record.config, record) for template in recorded]
+    candidates += [(template, template.guess(kernel, target), None) for template in templates]
+    skipped = []
+    for template, config, used in candidates:
+        try:
+            scheduled = template.schedule(kernel, target, config)
+        except Exception as exc:  # TVM's schedule primitives raise many kinds; the next candidate is the answer to all
+            skipped.append(f"{template.name} {config}: {reason(exc)}")
+            continue
+        return KernelPlan(kernel, template, config, scheduled, used, tuple(skipped))
+    raise CompileError(f"no schedule works for kernel {kernel.key} on {target.name}:\n  " + "\n  ".join(skipped))
