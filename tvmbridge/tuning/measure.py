@@ -1,0 +1,135 @@
+"""Times candidates on this machine, through a worker process that outlives their crashes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import IO
+
+import msgspec
+import tvm
+
+from tvmbridge.errors import TuningError
+from tvmbridge.lowering import Kernel
+from tvmbridge.targets import Target
+from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.tasks import Candidate
+
+BUILD_TIMEOUT_S = 30.0
+RUN_TIMEOUT_S = 20.0
+
+
+class LocalMeasurer:
+    """A context manager around the worker process; see `measure_worker` for how it measures."""
+
+    def __init__(self, kernels: Sequence[Kernel], target: Target, seed: int) -> None:
+        self._target, self._seed = target, seed
+        self._opening = {
+            "target": msgspec.to_builtins(target),
+            "kernels": {k.key: [k.name, tvm.ir.save_json(k.function), sorted(k.constants)] for k in kernels},
+        }
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._printed: IO[bytes] | None = None
+
+    def __enter__(self) -> LocalMeasurer:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def measure(self, candidates: Sequence[tuple[Candidate, float | None]]) -> list[TrialRecord]:
+        """Time a batch of (candidate, best time known of its kernel in microseconds); one record each, in order.
+
+        A candidate that crashes, hangs or cannot be compiled has an error in its record. TuningError where the worker
+        itself cannot be kept alive.
+        """
+        request = {
+            "candidates": [[c.kernel.key, c.template.name, c.config, best_us] for c, best_us in candidates],
+            "build_timeout_s": BUILD_TIMEOUT_S,
+            "run_timeout_s": RUN_TIMEOUT_S,
+        }
+        self._send(request)
+        results: dict[int, dict] = {}
+        while len(results) < len(candidates):
+            answer = self._receive()
+            results[answer["index"]] = answer
+        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return [
+            TrialRecord(
+                kernel=candidate.kernel.key,
+                target=self._target.key,
+                template=candidate.template.name,
+                template_version=candidate.template.version,
+                config=candidate.config,
+                times_us=tuple(results[index]["times_us"]),
+                error=results[index]["error"],
+                tvm=tvm.__version__,
+                seed=self._seed,
+                when=when,
+            )
+            for index, (candidate, _) in enumerate(candidates)
+        ]
+
+    def _start(self) -> None:
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the worker lives
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "tvmbridge.tuning.measure_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._printed,
+            env={**os.environ, "TVM_NUM_THREADS": str(self._target.cores)},
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the worker
+        )
+        self._send(self._opening)
+        self._receive()
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._worker.pid, signal.SIGKILL)  # its forked children with it
+            self._worker.communicate()
+            self._worker = None
+        if self._printed is not None:
+            self._printed.close()
+            self._printed = None
+
+    def _send(self, message: dict) -> None:
+        assert self._worker is not None and self._worker.stdin is not None
+        try:
+            self._worker.stdin.write(json.dumps(message).encode() + b"\n")
+            self._worker.stdin.flush()
+        except OSError as exc:
+            raise self._gone() from exc
+
+    def _receive(self) -> dict:
+        assert self._worker is not None and self._worker.stdout is not None
+        line = self._worker.stdout.readline()
+        if not line:
+            raise self._gone()
+        return json.loads(line)
+
+    def _gone(self) -> TuningError:
+        """The error for a worker that has ended, with the last thing it printed."""
+        assert self._worker is not None and self._printed is not None
+        status = self._worker.wait()
+        self._printed.seek(0)
+        lines = self._printed.read().decode(errors="replace").strip().splitlines()
+        last = f": {lines[-1].strip()}" if lines else ""
+        return TuningError(
+            f"the measuring process ended with status {status}{last}", hint="run the same command again: it resumes"
+        )
