@@ -1,0 +1,65 @@
+"""Times a session, and ONNX Runtime beside it, in a way that neither disturbs the other.
+
+Both keep their worker threads spinning for a while after a call, which on few cores slows whoever runs next. So they
+alternate in blocks of some tenths of a second, and the first calls of a block do not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+_BLOCK_S = 0.2
+_SETTLE_S = 0.02
+_SETTLE_CALLS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Wall-clock times of one call, microseconds: percentiles over all counted calls.
+
+    reference_us: ONNX Runtime's median in the same run; ratio: the median of ours over theirs, block by block (below 1:
+    we are faster); None where nothing was compared.
+    """
+
+    calls: int
+    median_us: float
+    p90_us: float
+    p99_us: float
+    reference_us: float | None = None
+    ratio: float | None = None
+
+
+def measure_latency(
+    call: Callable[[], object], reference: Callable[[], object] | None = None, *, seconds: float = 3.0
+) -> Latency:
+    """Time `call`, alternating with `reference` where one is given, for about `seconds` in all."""
+    subjects = [call] if reference is None else [call, reference]
+    for subject in subjects:
+        subject()
+    blocks: list[list[list[float]]] = [[] for _ in subjects]
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or not blocks[0]:
+        for subject, kept in zip(subjects, blocks, strict=True):
+            time.sleep(_SETTLE_S)
+            kept.append(_time_block(subject))
+    ours = np.concatenate(blocks[0]) * 1e6
+    median_us, p90_us, p99_us = (float(value) for value in np.percentile(ours, (50, 90, 99)))
+    if reference is None:
+        return Latency(len(ours), median_us, p90_us, p99_us)
+    theirs = np.concatenate(blocks[1]) * 1e6
+    pairs = [np.median(a) / np.median(b) for a, b in zip(*blocks, strict=True)]
+    return Latency(len(ours), median_us, p90_us, p99_us, float(np.median(theirs)), float(np.median(pairs)))
+
+
+def _time_block(subject: Callable[[], object]) -> list[float]:
+    times: list[float] = []
+    until = time.perf_counter() + _BLOCK_S
+    while len(times) <= _SETTLE_CALLS or time.perf_counter() < until:
+        before = time.perf_counter()
+        subject()
+        times.append(time.perf_counter() - before)
+    return times[_SETTLE_CALLS:]

@@ -1,0 +1,196 @@
+"""Holds a bundle's variants against ONNX Runtime: each runs as a user would run it, in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, open_bundle, write_bundle
+from tvmbridge.errors import AccuracyError, ModelError
+from tvmbridge.frontend import ImportedModel
+from tvmbridge.runtime import check_bundle
+from tvmbridge.signature import ModelSignature
+from tvmbridge.verify.compare import TOLERANCE, Comparison, compare_outputs, merge_comparisons
+from tvmbridge.verify.inputs import random_inputs, write_arrays
+from tvmbridge.verify.latency import Latency
+from tvmbridge.verify.reference import ReferenceSession
+
+_RANDOM_SAMPLES = 2
+_RUN_TIMEOUT_S = 1800.0
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class VariantCheck:
+    """What one variant did on this machine.
+
+    accuracy, latency: None where it did not run; `unverified_because` says why.
+    problem: why it failed, in words; None where it passed or did not run.
+    warnings: what makes the comparison prove less than it seems.
+    """
+
+    variant: str
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    problem: str | None = None
+    unverified_because: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def verify_variant(
+    model: ImportedModel,
+    variant: BuiltVariant,
+    inputs: Arrays | None,
+    *,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+    seconds: float = 2.0,
+) -> VariantCheck:
+    """Check one variant before it is bundled, and time it beside ONNX Runtime for about `seconds`.
+
+    A model that ONNX Runtime does not take, and a variant that this machine cannot run, is unverified, not wrong.
+    """
+    bundle = variant.library.with_suffix(".verify.tvmb")
+    facts = ModelFacts(model.name, model.sha256, model.opset)
+    try:
+        write_bundle(bundle, model=facts, signature=model.signature, variants=[variant], log=None)
+        (check,) = check_variants(bundle, model.source, inputs=inputs, tolerance=tolerance, seed=seed, seconds=seconds)
+    except ModelError as exc:
+        return VariantCheck(variant.target.name, unverified_because=exc.message)
+    finally:
+        bundle.unlink(missing_ok=True)
+    return check
+
+
+def check_variants(
+    bundle: Path,
+    source: Path | onnx.ModelProto,
+    *,
+    inputs: Arrays | None = None,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+    seconds: float = 1.0,
+    variant: str | None = None,
+) -> tuple[VariantCheck, ...]:
+    """Run the bundle's variants, or the named one, on random data and on `inputs`; compare with ONNX Runtime.
+
+    source: the ONNX model. Raises ModelError where ONNX Runtime does not take it, ArtifactError where the bundle cannot
+    be opened.
+    """
+    with open_bundle(bundle) as opened:
+        signature = opened.manifest.signature
+    verdicts = [verdict for verdict in check_bundle(bundle) if variant in (None, verdict.variant)]
+    runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
+    checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
+    if runnable:
+        samples = [random_inputs(source, signature, seed=seed + index) for index in range(_RANDOM_SAMPLES)]
+        samples += [dict(inputs)] if inputs is not None else []
+        reference = ReferenceSession(source)
+        expected = [reference.run(sample) for sample in samples]
+        for name in runnable:
+            checks[name] = _check(
+                bundle, name, source, signature, samples, expected, reference.version, tolerance, seconds
+            )
+    return tuple(checks.values())
+
+
+def require_accuracy(check: VariantCheck) -> None:
+    """Raise AccuracyError where the variant ran and failed."""
+    if check.problem is not None:
+        raise AccuracyError(
+            f"{check.variant}: {check.problem}",
+            hint=f"--tolerance raises the limit; --accept-inaccurate {check.variant} writes the variant all the same",
+        )
+
+
+def _check(
+    bundle: Path,
+    variant: str,
+    source: Path | onnx.ModelProto,
+    signature: ModelSignature,
+    samples: Sequence[Arrays],
+    expected: Sequence[Arrays],
+    reference: str,
+    tolerance: float,
+    seconds: float,
+) -> VariantCheck:
+    with tempfile.TemporaryDirectory(prefix="tvmbridge-verify-") as name:
+        folder = Path(name)
+        for index, sample in enumerate(samples):
+            arrays = {f"i{i}": sample[spec.name] for i, spec in enumerate(signature.inputs)}
+            write_arrays(folder / f"in{index}.npz", arrays)
+        outputs = [str(folder / f"out{index}.npz") for index in range(len(samples))]
+        request = {
+            "bundle": str(bundle),
+            "variant": variant,
+            "reference": str(_as_file(source, folder)),
+            "samples": [str(folder / f"in{index}.npz") for index in range(len(samples))],
+            "outputs": outputs,
+            "seconds": seconds,
+        }
+        (folder / "request.json").write_text(json.dumps(request))
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "tvmbridge.verify.worker", str(folder / "request.json")],
+                env={**os.environ, "TVMBRIDGE_CACHE": str(folder / "cache")},
+                capture_output=True,
+                text=True,
+                timeout=_RUN_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return VariantCheck(variant, problem=f"it did not finish within {_RUN_TIMEOUT_S:g} s")
+        if done.returncode:
+            return VariantCheck(variant, problem=f"it failed while it ran: {_ending(done)}")
+        comparison = merge_comparisons(
+            compare_outputs(reference_outputs, _read_outputs(path, signature), signature)
+            for reference_outputs, path in zip(expected, outputs, strict=True)
+        )
+    return VariantCheck(
+        variant,
+        accuracy=comparison.accuracy(reference, tolerance),
+        latency=Latency(**json.loads(done.stdout)),
+        problem=None if comparison.passes(tolerance) else _describe(comparison, reference, tolerance),
+        warnings=comparison.warnings,
+    )
+
+
+def _describe(comparison: Comparison, reference: str, tolerance: float) -> str:
+    worst = comparison.worst
+    what = worst.mismatch or f"{worst.max_relative:.2e} relative, {worst.max_absolute:.2e} absolute"
+    return f"output {worst.name!r} differs from {reference}'s: {what} (tolerance {tolerance:g} relative)"
+
+
+def _as_file(source: Path | onnx.ModelProto, folder: Path) -> Path:
+    """The model as a file that another process can read."""
+    if not isinstance(source, onnx.ModelProto):
+        return source
+    path = folder / "model.onnx"
+    # A copy: saving with external data changes the proto that it is given.
+    copy = onnx.ModelProto()
+    copy.CopyFrom(source)
+    onnx.save(copy, path, save_as_external_data=True, location="model.data", convert_attribute=False)
+    return path
+
+
+def _read_outputs(path: str, signature: ModelSignature) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {spec.name: arrays[f"o{index}"] for index, spec in enumerate(signature.outputs)}
+
+
+def _ending(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"killed by {signal.Signals(-done.returncode).name}"
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}"
