@@ -1,0 +1,75 @@
+"""The `tvmbridge` command: each subcommand parses, makes one library call and prints.
+
+The only place that exits or sets up logging. Exit codes: 0 all well; 1 something failed, and was said; 2 wrong usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from tvmbridge.cli.build import build_command, tune_command
+from tvmbridge.cli.inspect import check_command, doctor_command, inspect_command, targets_command
+from tvmbridge.cli.log import log_group
+from tvmbridge.cli.output import print_error
+from tvmbridge.cli.run import bench_command, run_command, verify_command
+from tvmbridge.errors import TvmBridgeError
+from tvmbridge.version import __version__
+
+FAILED, INTERRUPTED = 1, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tvmbridge")
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens inside, to standard error.")
+def tvmbridge(verbose: bool) -> None:
+    """Build ONNX models into tuned, verified bundles for x86, ARM and CUDA, and run them.
+
+    \b
+    tvmbridge build model.onnx --shape x=1x3x224x224 --minutes 5 -o model.tvmb
+    tvmbridge run model.tvmb -i in.npz -o out.npz
+
+    Every command takes --json. Exit codes: 0 all well, 1 something failed (and was said), 2 wrong usage.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    for noisy in ("asyncio", "filelock", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+for command in (
+    build_command,
+    tune_command,
+    run_command,
+    bench_command,
+    verify_command,
+    inspect_command,
+    check_command,
+    targets_command,
+    doctor_command,
+    log_group,
+):
+    tvmbridge.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    try:
+        code = tvmbridge.main(arguments, prog_name="tvmbridge", standalone_mode=False)
+    except click.UsageError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except TvmBridgeError as exc:
+        print_error(exc, as_json)
+        sys.exit(FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; Python would complain about that at exit
+        sys.exit(FAILED)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,272 @@
+"""`tvmbridge build` and `tvmbridge tune`: from an ONNX model to a bundle, or to a tuning log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tvmbridge.cli.options import (
+    import_model,
+    json_option,
+    make_budget,
+    model_options,
+    resolve_targets,
+    target_options,
+)
+from tvmbridge.cli.output import describe_error, print_json, print_table, show_us
+from tvmbridge.cli.progress import BuildDisplay
+
+if TYPE_CHECKING:
+    from tvmbridge.pipeline import BuildReport, TargetOutcome
+    from tvmbridge.tuning.tune import TuneProgress
+
+_trials = click.option("--trials", type=click.IntRange(0), help="Trials per target, those in the log too.")
+_minutes = click.option("--minutes", type=click.FloatRange(0), help="Time to tune each target for.")
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of random data and of the search.")
+_log = click.option(
+    "--log", type=click.Path(), help="The tuning log, read and appended to; default: beside the output, *.tune.jsonl."
+)
+
+
+@click.command("build")
+@model_options
+@target_options
+@click.option("--no-tune", is_flag=True, help="Measure nothing; records in the log are still used.")
+@_trials
+@_minutes
+@_log
+@click.option("-o", "--output", type=click.Path(), help="The bundle to write; default: the model's name with .tvmb.")
+@click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input, to verify with too.")
+@click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Of the relative error.")
+@click.option(
+    "--accept-inaccurate", multiple=True, metavar="NAME", help="Write this target even if it misses the tolerance."
+)
+@_seed
+@json_option
+def build_command(
+    model: str,
+    shapes: tuple[str, ...],
+    dims: tuple[str, ...],
+    targets_file: str | None,
+    names: tuple[str, ...],
+    no_tune: bool,
+    trials: int | None,
+    minutes: float | None,
+    log: str | None,
+    output: str | None,
+    inputs: str | None,
+    tolerance: float,
+    accept_inaccurate: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Build MODEL for every target into one verified bundle.
+
+    Without --target, all targets of ./targets.yaml are built, or this machine where there is no such file. Each is
+    tuned for as long as the file says, unless --no-tune, --trials or --minutes says otherwise. Ctrl-C keeps what was
+    measured: the same command goes on from there.
+
+    \b
+    tvmbridge build model.onnx --shape x=1x3x224x224
+    tvmbridge build model.onnx --dim batch=1 --target native --target arm:cortex-a72 --minutes 5 -o model.tvmb
+    """
+    if no_tune and (trials is not None or minutes is not None):
+        raise click.UsageError("--no-tune leaves nothing to spend --trials or --minutes on")
+    targets = resolve_targets(targets_file, names)
+    path = Path(output) if output is not None else Path(Path(model).stem + ".tvmb")
+    log_path = Path(log) if log is not None else path.with_suffix(".tune.jsonl")
+    budget = make_budget(trials, minutes)
+    _refuse_unwritable(path)
+    with BuildDisplay(quiet=as_json, resume=f"tuning log: {log_path}; run the same command again to go on") as display:
+        display.say("import", Path(model).name)
+        imported = import_model(model, shapes, dims)
+        from tvmbridge.pipeline import build
+        from tvmbridge.verify.inputs import read_inputs
+
+        report = build(
+            imported,
+            targets,
+            path,
+            tune=not no_tune,
+            budget=budget,
+            log=log_path,
+            inputs=read_inputs(inputs, imported.signature) if inputs is not None else None,
+            tolerance=tolerance,
+            accept_inaccurate=accept_inaccurate,
+            seed=seed,
+            on_event=display.on_event,
+        )
+    if as_json:
+        print_json(_describe_report(report))
+    else:
+        _print_report(report)
+    return 1 if report.failed else 0
+
+
+@click.command("tune")
+@model_options
+@target_options
+@_trials
+@_minutes
+@_log
+@_seed
+@json_option
+def tune_command(
+    model: str,
+    shapes: tuple[str, ...],
+    dims: tuple[str, ...],
+    targets_file: str | None,
+    names: tuple[str, ...],
+    trials: int | None,
+    minutes: float | None,
+    log: str | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Measure schedules for MODEL's kernels on this machine, and append every trial to the log.
+
+    What the log holds already is not measured again. `tvmbridge build --log` uses it.
+
+    \b
+    tvmbridge tune model.onnx --dim batch=1 --target native --minutes 10 --log model.tune.jsonl
+    """
+    targets = resolve_targets(targets_file, names)
+    log_path = Path(log) if log is not None else Path(Path(model).stem + ".tune.jsonl")
+    given = make_budget(trials, minutes)
+    unlimited = [target.name for target in targets if given is None and target.budget is None]
+    if unlimited:
+        raise click.UsageError(f"say how long to tune {', '.join(unlimited)}: --minutes 10 or --trials 500")
+    results = []
+    with BuildDisplay(quiet=as_json, resume=f"tuning log: {log_path}; run the same command again to go on") as display:
+        display.say("import", Path(model).name)
+        imported = import_model(model, shapes, dims)
+        from tvmbridge.tuning.tune import tune
+
+        for target in targets:
+            budget = given or target.budget
+            assert budget is not None
+            results.append(
+                tune(imported, target, budget=budget, log=log_path, seed=seed, on_progress=display.on_tuning)
+            )
+    if as_json:
+        print_json({"log": str(log_path), "targets": [_describe_tuning(result) for result in results]})
+    else:
+        print_table(None, ["target", "trials", "failed", "kernels, untuned", "tuned", "ended"], _tuning_rows(results))
+        click.echo(f"wrote {log_path}")
+    return 0
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Say so now, not after minutes of tuning."""
+    import os
+
+    from tvmbridge.errors import OutputError
+
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: there is no folder {folder}", hint=f"mkdir -p {folder}")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", hint="name a file: -o model.tvmb")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: the folder {folder} cannot be written", hint="choose another with -o")
+
+
+def _tuning_rows(results: list[TuneProgress]) -> list[list[str]]:
+    rows = []
+    for result in results:
+        trials = f"{result.trials} (+{result.known} known)"
+        times = [show_us(result.untuned_us), show_us(result.best_us)]
+        rows.append([result.target, trials, str(result.failed), *times, result.ended or ""])
+    return rows
+
+
+def _print_report(report: BuildReport) -> None:
+    columns = ["target", "built", "kernels tuned", "verified", "latency", "ONNX Runtime", "seconds"]
+    print_table(None, columns, [_outcome_row(outcome) for outcome in report.outcomes])
+    for outcome in report.outcomes:
+        if outcome.error is not None:
+            click.echo(f"{outcome.target.name}: {outcome.error}", err=True)
+        elif outcome.untuned_because is not None:
+            click.echo(f"{outcome.target.name}: not tuned: {outcome.untuned_because}", err=True)
+        for plan in outcome.kernels:
+            for line in plan.skipped:
+                click.echo(f"{outcome.target.name}: {plan.kernel.name} takes {plan.template.name}: {line}", err=True)
+    if report.output is not None:
+        click.echo(f"wrote {report.output} ({report.output.stat().st_size / 1e6:.1f} MB)")
+    else:
+        click.echo("no target could be built: nothing was written", err=True)
+
+
+def _outcome_row(outcome: TargetOutcome) -> list[str]:
+    seconds = f"{outcome.seconds:.1f}"
+    variant = outcome.variant
+    if variant is None:
+        return [outcome.target.name, "failed", "–", "–", "–", "–", seconds]
+    accuracy = variant.accuracy
+    latency = outcome.check.latency if outcome.check else None
+    verified = f"not run: {variant.unverified_because}"
+    if accuracy is not None:
+        verified = f"{accuracy.max_relative:.1e} relative"
+    return [
+        outcome.target.name,
+        "yes",
+        f"{variant.tuned_kernels} of {variant.kernels}",
+        verified,
+        show_us(variant.latency_us),
+        show_us(latency.reference_us if latency else None),
+        seconds,
+    ]
+
+
+def _describe_report(report: BuildReport) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "output": str(report.output) if report.output is not None else None,
+        "model": msgspec.to_builtins(report.model),
+        "targets": [_describe_outcome(outcome) for outcome in report.outcomes],
+    }
+
+
+def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
+    import msgspec
+
+    variant = outcome.variant
+    return {
+        "target": msgspec.to_builtins(outcome.target),
+        "seconds": round(outcome.seconds, 3),
+        "built": variant is not None,
+        "error": describe_error(outcome.error) if outcome.error is not None else None,
+        "tuned_kernels": variant.tuned_kernels if variant else None,
+        "accuracy": msgspec.to_builtins(variant.accuracy) if variant else None,
+        "unverified_because": variant.unverified_because if variant else None,
+        "latency_us": variant.latency_us if variant else None,
+        "reference_us": outcome.check.latency.reference_us if outcome.check and outcome.check.latency else None,
+        "warnings": list(outcome.check.warnings) if outcome.check else [],
+        "untuned_because": outcome.untuned_because,
+        "tuning": _describe_tuning(outcome.tuning) if outcome.tuning is not None else None,
+        "kernels": [
+            {
+                "kernel": plan.kernel.key,
+                "calls": plan.kernel.calls,
+                "template": plan.template.name,
+                "config": plan.config,
+                "tuned": plan.record is not None,
+                "skipped": list(plan.skipped),
+            }
+            for plan in outcome.kernels
+        ],
+    }
+
+
+def _describe_tuning(progress: TuneProgress) -> dict[str, Any]:
+    import dataclasses
+
+    import msgspec
+
+    described = {field.name: getattr(progress, field.name) for field in dataclasses.fields(progress)}
+    described["budget"] = msgspec.to_builtins(progress.budget)
+    described["kernels"] = [dataclasses.asdict(gain) for gain in progress.kernels]
+    return described

@@ -1,0 +1,153 @@
+"""`tvmbridge inspect`, `check`, `targets` and `doctor`: what is in a bundle, and what fits this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from tvmbridge.cli.options import json_option, resolve_targets, target_options
+from tvmbridge.cli.output import print_json, print_table, show_us
+
+
+@click.command("inspect")
+@click.argument("bundle", type=click.Path())
+@json_option
+def inspect_command(bundle: str, as_json: bool) -> int:
+    """Show what BUNDLE says of itself: model, inputs, outputs, variants. Nothing of it is run.
+
+    \b
+    tvmbridge inspect model.tvmb
+    """
+    import msgspec
+
+    from tvmbridge.bundle import open_bundle
+
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+    if as_json:
+        print_json(msgspec.to_builtins(manifest))
+        return 0
+    click.echo(f"model {manifest.model.name}, op-set {manifest.model.opset}, sha256 {manifest.model.sha256}")
+    click.echo(f"written by {manifest.created_by}; tuning log {'inside' if manifest.log else 'none'}")
+    for what, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
+        for spec in specs:
+            click.echo(f"{what}  {spec}")
+    rows = []
+    for variant in manifest.variants:
+        accuracy = variant.accuracy
+        rows.append(
+            [
+                variant.name,
+                f"{variant.kind} {variant.cpu} {' '.join(variant.architectures)}".strip(),
+                str(variant.cores),
+                f"{variant.tuned_kernels} of {variant.kernels}",
+                f"{accuracy.max_relative:.1e} relative" if accuracy else f"not run: {variant.unverified_because}",
+                show_us(variant.latency_us),
+                f"{sum(weight.size_bytes for weight in variant.weights) / 1e6:.1f} MB",
+                variant.requires.glibc or "–",
+            ]
+        )
+    columns = ["variant", "hardware", "cores", "kernels tuned", "verified", "latency", "weights", "glibc"]
+    print_table(None, columns, rows)
+    return 0
+
+
+@click.command("check")
+@click.argument("bundle", type=click.Path())
+@json_option
+def check_command(bundle: str, as_json: bool) -> int:
+    """Say which variants of BUNDLE run on this machine, and how well. Reads the manifest only.
+
+    Exit code 1 when none does.
+
+    \b
+    tvmbridge check model.tvmb
+    """
+    from tvmbridge.runtime import check_bundle
+
+    verdicts = check_bundle(bundle)
+    runs = any(verdict.level != "unsupported" for verdict in verdicts)
+    if as_json:
+        print_json({"runs": runs, "variants": [dataclasses.asdict(verdict) for verdict in verdicts]})
+    else:
+        print_table(None, ["variant", "here", "because"], [[v.variant, v.level, v.reason] for v in verdicts])
+    return 0 if runs else 1
+
+
+@click.command("targets")
+@target_options
+@json_option
+def targets_command(targets_file: str | None, names: tuple[str, ...], as_json: bool) -> int:
+    """List the targets that a build would take, with what each preset means here.
+
+    \b
+    tvmbridge targets
+    tvmbridge targets --target arm:cortex-a72 --target cuda:sm_90
+    """
+    import msgspec
+
+    targets = resolve_targets(targets_file, names)
+    if as_json:
+        print_json([msgspec.to_builtins(target) for target in targets])
+        return 0
+    rows = [
+        [
+            target.name,
+            f"{target.kind} {' '.join(target.architectures)}".strip(),
+            " ".join([target.cpu, *target.features]),
+            str(target.cores),
+            target.measure if isinstance(target.measure, str) else f"rpc {target.measure.key}",
+            str(target.budget) if target.budget is not None else "–",
+        ]
+        for target in targets
+    ]
+    print_table(None, ["target", "kind", "cpu", "cores", "measured", "budget"], rows)
+    return 0
+
+
+@click.command("doctor")
+@json_option
+def doctor_command(as_json: bool) -> int:
+    """Say what this machine is, and which tools it has or lacks for each kind of target.
+
+    Exit code 1 when nothing can be built here.
+
+    \b
+    tvmbridge doctor
+    """
+    from tvmbridge.host import detect_host, find_tools
+
+    host, tools, packages = detect_host(gpus=True), find_tools(), _packages()
+    broken = any(version is None for version in packages.values())
+    if as_json:
+        print_json(
+            {
+                "host": {**dataclasses.asdict(host), "cpu_features": sorted(host.cpu_features)},
+                "tools": [{**dataclasses.asdict(tool), "path": str(tool.path) if tool.path else None} for tool in tools],
+                "packages": packages,
+            }
+        )
+        return 1 if broken else 0
+    click.echo(f"{host.machine}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
+    click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or 'none found'}")
+    print_table(None, ["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
+    rows = []
+    for tool in tools:
+        here = tool.version or ("found" if tool.path else "missing")
+        rows.append([tool.name, here, tool.needed_for, "" if tool.path else tool.install_hint])
+    print_table(None, ["tool", "here", "needed for", "to install"], rows)
+    return 1 if broken else 0
+
+
+def _packages() -> dict[str, Any]:
+    from importlib import metadata
+
+    versions: dict[str, Any] = {}
+    for name in ("tvmbridge", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "onnxscript", "numpy", "msgspec"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions

@@ -1,0 +1,120 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tvmbridge.errors import TargetError
+from tvmbridge.targets import Target, load_targets, parse_preset
+from tvmbridge.tuning.budget import Budget
+
+if TYPE_CHECKING:
+    from tvmbridge.frontend import ImportedModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TARGETS_FILE = "targets.yaml"
+
+
+def json_option(command: Command) -> Command:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(command)
+
+
+def model_options(command: Command) -> Command:
+    """The ONNX model and the binding of its free dimensions."""
+    command = click.option(
+        "--dim", "dims", multiple=True, metavar="NAME=N", help="Bind a named dimension: --dim batch=1."
+    )(command)
+    command = click.option(
+        "--shape", "shapes", multiple=True, metavar="INPUT=SHAPE", help="Bind an input's shape: --shape x=1x3x224x224."
+    )(command)
+    return click.argument("model", type=click.Path())(command)
+
+
+def target_options(command: Command) -> Command:
+    """--targets and --target."""
+    command = click.option(
+        "--target",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="A target of the file, or a preset: native, x86:x86-64-v3, arm:cortex-a72, cuda:sm_80,sm_90. Repeatable.",
+    )(command)
+    return click.option(
+        "--targets",
+        "targets_file",
+        type=click.Path(),
+        help=f"The file that declares targets; ./{TARGETS_FILE} is read without being named.",
+    )(command)
+
+
+def import_model(model: str, shapes: Sequence[str], dims: Sequence[str]) -> ImportedModel:
+    """Import the ONNX file with the bindings that were given as text."""
+    from tvmbridge.frontend import import_onnx
+
+    return import_onnx(
+        model,
+        shapes={name: _parse_shape(text) for name, text in _pairs(shapes, "--shape x=1x3x224x224")},
+        dims={name: _parse_size(text) for name, text in _pairs(dims, "--dim batch=1")},
+    )
+
+
+def _pairs(texts: Sequence[str], example: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts:
+        name, equals, value = text.rpartition("=")  # the last one: ONNX names may hold any character
+        if not equals or not name or not value:
+            raise click.UsageError(f"{text!r} is not NAME=VALUE, as in {example}")
+        pairs.append((name, value))
+    return pairs
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    return () if text == "scalar" else tuple(_parse_size(axis) for axis in text.lower().split("x"))
+
+
+def _parse_size(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise click.UsageError(f"{text!r} is not a size: whole numbers, as in 1x3x224x224")
+    return int(text)
+
+
+def resolve_targets(targets_file: str | None, names: Sequence[str]) -> tuple[Target, ...]:
+    """The targets that were asked for: those named, else all of the file, else this machine.
+
+    A name is looked up in the file first and then read as a preset.
+    """
+    path = targets_file or (TARGETS_FILE if os.path.exists(TARGETS_FILE) else None)
+    declared = load_targets(path) if path is not None else ()
+    if not names:
+        return declared or (parse_preset("native"),)
+    by_name = {target.name: target for target in declared}
+    chosen = []
+    for name in names:
+        if name in by_name:
+            chosen.append(by_name[name])
+            continue
+        try:
+            chosen.append(parse_preset(name))
+        except TargetError as exc:
+            if not by_name:
+                raise
+            raise TargetError(
+                f"--target {name}: {path} declares no such target (it has {', '.join(by_name)}), and as a preset: "
+                f"{exc.message}",
+                hint=exc.hint,
+            ) from exc
+    twice = {target.name for target in chosen if sum(other.name == target.name for other in chosen) > 1}
+    if twice:
+        raise click.UsageError(f"--target: {', '.join(sorted(twice))} is given twice")
+    return tuple(chosen)
+
+
+def make_budget(trials: int | None, minutes: float | None) -> Budget | None:
+    """The budget of --trials and --minutes; None where neither is given."""
+    return None if trials is None and minutes is None else Budget(trials, minutes)

@@ -1,0 +1,158 @@
+"""`tvmbridge run`, `bench` and `verify`: using a bundle, timing it, holding it against ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from tvmbridge.cli.options import json_option
+from tvmbridge.cli.output import print_json, print_table, show_us
+from tvmbridge.signature import ModelSignature
+
+if TYPE_CHECKING:
+    from tvmbridge.verify.variant import VariantCheck
+
+_variant = click.option("--variant", help="Insist on this variant; default: the one that fits this machine best.")
+_threads = click.option("--threads", type=click.IntRange(1), help="Threads a call may use.")
+_inputs = click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input.")
+_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the random data.")
+
+
+@click.command("run")
+@click.argument("bundle", type=click.Path())
+@click.option("-i", "--inputs", required=True, type=click.Path(), help="An .npz with one array per input.")
+@click.option("-o", "--output", type=click.Path(), help="The .npz to write, with one array per output.")
+@_variant
+@_threads
+@json_option
+def run_command(
+    bundle: str, inputs: str, output: str | None, variant: str | None, threads: int | None, as_json: bool
+) -> int:
+    """Run BUNDLE once on the arrays of an .npz file.
+
+    \b
+    tvmbridge run model.tvmb -i in.npz -o out.npz
+    """
+    from tvmbridge.runtime import load
+    from tvmbridge.verify.inputs import read_inputs, write_arrays
+
+    with load(bundle, threads=threads, variant=variant) as session:
+        feeds = read_inputs(inputs, ModelSignature(session.inputs, session.outputs))
+        started = time.perf_counter()
+        results = session.run(feeds)
+        elapsed_us = (time.perf_counter() - started) * 1e6
+        used = session.variant
+    if output is not None:
+        write_arrays(output, results)
+    if as_json:
+        described = [{"name": name, "shape": list(a.shape), "dtype": str(a.dtype)} for name, a in results.items()]
+        print_json({"variant": used, "first_call_us": elapsed_us, "outputs": described, "output": output})
+    else:
+        rows = [[name, str(a.dtype), "×".join(map(str, a.shape)) or "scalar"] for name, a in results.items()]
+        print_table(f"variant {used}, first call {show_us(elapsed_us)}", ["output", "dtype", "shape"], rows)
+        if output is not None:
+            click.echo(f"wrote {output}")
+    return 0
+
+
+@click.command("bench")
+@click.argument("bundle", type=click.Path())
+@_inputs
+@click.option("--against", type=click.Path(), help="An ONNX model: time ONNX Runtime on it too, in alternating blocks.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long to time.")
+@_variant
+@_threads
+@_seed
+@json_option
+def bench_command(
+    bundle: str,
+    inputs: str | None,
+    against: str | None,
+    seconds: float,
+    variant: str | None,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Time BUNDLE on random data, or on the arrays of an .npz file.
+
+    \b
+    tvmbridge bench model.tvmb --threads 2 --against model.onnx --json
+    """
+    from tvmbridge.runtime import load
+    from tvmbridge.verify.inputs import random_inputs, read_inputs
+    from tvmbridge.verify.latency import measure_latency
+
+    loading = time.perf_counter()
+    with load(bundle, threads=threads, variant=variant) as session:
+        load_s = time.perf_counter() - loading
+        signature = ModelSignature(session.inputs, session.outputs)
+        feeds = read_inputs(inputs, signature) if inputs else random_inputs(against, signature, seed=seed)
+        reference = None
+        if against is not None:
+            from tvmbridge.verify.reference import ReferenceSession
+
+            reference = ReferenceSession(Path(against), threads=session.threads)
+        latency = measure_latency(
+            lambda: session.run(feeds), (lambda: reference.run(feeds)) if reference else None, seconds=seconds
+        )
+        used, used_threads = session.variant, session.threads
+    if as_json:
+        print_json({"variant": used, "threads": used_threads, "load_s": load_s, **dataclasses.asdict(latency)})
+        return 0
+    row = [used, str(used_threads), show_us(latency.median_us), show_us(latency.p90_us), show_us(latency.p99_us)]
+    columns = ["variant", "threads", "median", "p90", "p99", "calls", "load"]
+    row += [str(latency.calls), show_us(load_s * 1e6)]
+    if latency.reference_us is not None:
+        columns += ["ONNX Runtime", "ratio"]
+        row += [show_us(latency.reference_us), f"{latency.ratio:.2f}"]
+    print_table(None, columns, [row])
+    return 0
+
+
+@click.command("verify")
+@click.argument("bundle", type=click.Path())
+@click.argument("model", type=click.Path())
+@_inputs
+@click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Of the relative error.")
+@_variant
+@_seed
+@json_option
+def verify_command(
+    bundle: str, model: str, inputs: str | None, tolerance: float, variant: str | None, seed: int, as_json: bool
+) -> int:
+    """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
+
+    Exit code 1 when a variant that runs here is out of tolerance, or none runs here.
+
+    \b
+    tvmbridge verify model.tvmb model.onnx -i real.npz
+    """
+    from tvmbridge.bundle import open_bundle
+    from tvmbridge.verify.inputs import read_inputs
+    from tvmbridge.verify.variant import check_variants
+
+    with open_bundle(bundle) as opened:
+        signature = opened.manifest.signature
+    given = read_inputs(inputs, signature) if inputs is not None else None
+    checks = check_variants(Path(bundle), Path(model), inputs=given, tolerance=tolerance, seed=seed, variant=variant)
+    passed = any(check.accuracy for check in checks) and not any(check.problem for check in checks)
+    if as_json:
+        print_json({"passed": passed, "variants": [msgspec.to_builtins(check) for check in checks]})
+    else:
+        columns = ["variant", "max relative", "max absolute", "cosine", f"within {tolerance:g}"]
+        print_table(None, columns, [_check_row(check) for check in checks])
+    return 0 if passed else 1
+
+
+def _check_row(check: VariantCheck) -> list[str]:
+    accuracy = check.accuracy
+    if accuracy is None:
+        return [check.variant, "–", "–", "–", check.problem or f"not run: {check.unverified_because}"]
+    figures = [f"{accuracy.max_relative:.1e}", f"{accuracy.max_absolute:.1e}", f"{accuracy.cosine:.6f}"]
+    return [check.variant, *figures, f"NO: {check.problem}" if check.problem else "yes"]

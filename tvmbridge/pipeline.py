@@ -1,0 +1,179 @@
+"""build(): the only file that knows the order of the stages. One outcome per target, one bundle of all that worked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvmbridge.bundle import BuiltVariant, ModelFacts, write_bundle
+from tvmbridge.codegen import KernelPlan, build_variant
+from tvmbridge.codegen.cuda import find_nvcc
+from tvmbridge.codegen.link import find_linker
+from tvmbridge.errors import LogError, TvmBridgeError
+from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering import lower
+from tvmbridge.targets import Target
+from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.log import read_log, render_log
+from tvmbridge.tuning.tune import TuneProgress, tune_lowered, why_not_tuned
+from tvmbridge.verify.compare import TOLERANCE
+from tvmbridge.verify.variant import VariantCheck, require_accuracy, verify_variant
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetOutcome:
+    """What became of one target.
+
+    error: why there is no variant; None where there is one.
+    check: how it did against ONNX Runtime. untuned_because: why nothing was tuned although a budget was given.
+    """
+
+    target: Target
+    seconds: float
+    variant: BuiltVariant | None = None
+    error: TvmBridgeError | None = None
+    kernels: tuple[KernelPlan, ...] = ()
+    check: VariantCheck | None = None
+    tuning: TuneProgress | None = None
+    untuned_because: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildReport:
+    """What a build did. output: the bundle; None where no target could be built, and nothing was written."""
+
+    model: ModelFacts
+    output: Path | None
+    outcomes: tuple[TargetOutcome, ...]
+
+    @property
+    def failed(self) -> tuple[TargetOutcome, ...]:
+        """The targets without a variant."""
+        return tuple(outcome for outcome in self.outcomes if outcome.error is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildEvent:
+    """A stage begins for a target; while it tunes, `tuning` says where it stands."""
+
+    target: str
+    stage: str
+    tuning: TuneProgress | None = None
+
+
+def build(
+    model: ImportedModel,
+    targets: Sequence[Target],
+    output: str | os.PathLike[str],
+    *,
+    tune: bool = True,
+    budget: Budget | None = None,
+    log: str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    tolerance: float = TOLERANCE,
+    accept_inaccurate: Sequence[str] = (),
+    seed: int = 0,
+    on_event: Callable[[BuildEvent], None] | None = None,
+) -> BuildReport:
+    """Build one bundle with a variant for each target: lower, tune, compile, verify, write.
+
+    tune: whether to measure at all; records in `log` are used in any case. budget: what each target that is measured
+    here may spend; None: what the target itself declares, and no tuning where it declares nothing. log: the tuning log,
+    read and appended to; None: no tuning. inputs: user data to verify with besides random data.
+    tolerance: of max|a-b| / max|reference| against ONNX Runtime. accept_inaccurate: names of targets that are written
+    even if they miss it.
+
+    A target that fails is an outcome with an error; the others are built. Nothing is written where all fail. Raises
+    OutputError where the bundle cannot be written, LogError where the log cannot be used.
+    """
+    work = _Work(model, tune, budget, log, inputs, tolerance, frozenset(accept_inaccurate), seed, on_event or _ignore)
+    outcomes = []
+    with tempfile.TemporaryDirectory(prefix="tvmbridge-build-") as folder:
+        for target in targets:
+            started = time.monotonic()
+            try:
+                outcome = _build_target(work, target, Path(folder))
+            except LogError:
+                raise  # the same for every target, and not to be built around
+            except TvmBridgeError as exc:
+                outcome = TargetOutcome(target, 0.0, error=exc)
+            outcomes.append(dataclasses.replace(outcome, seconds=time.monotonic() - started))
+        facts = ModelFacts(model.name, model.sha256, model.opset)
+        variants = [outcome.variant for outcome in outcomes if outcome.variant is not None]
+        if variants:
+            work.say(BuildEvent("", "write"))
+            used = [plan.record for outcome in outcomes for plan in outcome.kernels if plan.record is not None]
+            write_bundle(
+                output,
+                model=facts,
+                signature=model.signature,
+                variants=variants,
+                log=render_log(used) if used else None,
+            )
+    return BuildReport(facts, Path(output) if variants else None, tuple(outcomes))
+
+
+def _ignore(_event: BuildEvent) -> None:
+    """Nobody listens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What `build` was asked for, the same for every target."""
+
+    model: ImportedModel
+    tune: bool
+    budget: Budget | None
+    log: str | os.PathLike[str] | None
+    inputs: Mapping[str, np.ndarray] | None
+    tolerance: float
+    accept_inaccurate: frozenset[str]
+    seed: int
+    say: Callable[[BuildEvent], None]
+
+
+def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
+    def stage(name: str) -> None:
+        work.say(BuildEvent(target.name, name))
+
+    find_linker(target.machine)  # before any work is done for a target that cannot be linked
+    if target.kind == "cuda":
+        find_nvcc()
+    stage("lower")
+    lowered = lower(work.model, target)
+    tuning, untuned_because = None, None
+    budget = (work.budget or target.budget) if work.tune else None
+    if budget is not None and work.log is not None:
+        untuned_because = why_not_tuned(target)
+        if untuned_because is None:
+            stage("tune")
+            tuning = tune_lowered(
+                lowered,
+                target,
+                budget=budget,
+                log=work.log,
+                seed=work.seed,
+                on_progress=lambda progress: work.say(BuildEvent(target.name, "tune", progress)),
+            )
+    stage("compile")
+    records = read_log(work.log) if work.log is not None and os.path.exists(work.log) else None
+    variant, kernels = build_variant(lowered, target, records, folder)
+    stage("verify")
+    check = verify_variant(work.model, variant, work.inputs, tolerance=work.tolerance, seed=work.seed)
+    if target.name not in work.accept_inaccurate:
+        require_accuracy(check)
+    variant = dataclasses.replace(
+        variant,
+        accuracy=check.accuracy,
+        unverified_because=check.unverified_because or (None if check.accuracy else check.problem),
+        latency_us=check.latency.median_us if check.latency else None,
+    )
+    return TargetOutcome(target, 0.0, variant, None, kernels, check, tuning, untuned_because)
