@@ -1,0 +1,34 @@
+# demo and test set up all they need themselves: a virtual environment in .venv, and a linker for aarch64.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test test-quick test-compiler test-slow check clean
+
+demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
+	$(BIN)/python examples/digits/demo.py
+
+test: check test-quick test-compiler test-slow          ## everything, in rising order of time
+
+test-quick: $(READY)    ## pure tests: seconds
+	$(BIN)/python -m pytest -q -m "not compiler and not slow"
+
+test-compiler: $(READY) ## tests that need TVM's compiler
+	$(BIN)/python -m pytest -q -m "compiler and not slow"
+
+test-slow: $(READY)     ## end to end
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)         ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy tvmbridge
+
+$(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	sh scripts/install_aarch64_linker.sh $(BIN)/python
+	touch $(READY)
+
+clean:                  ## remove what make has made
+	rm -rf .venv build demo-out *.egg-info
