@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tvmbridge.cli.options import json_option, resolve_targets, target_options
 from tvmbridge.cli.output import print_json, print_table, show_us
+
+
+if TYPE_CHECKING:
+    from tvmbridge.host import Tool
 
 
 @click.command("inspect")
@@ -125,7 +129,7 @@ def doctor_command(as_json: bool) -> int:
         print_json(
             {
                 "host": {**dataclasses.asdict(host), "cpu_features": sorted(host.cpu_features)},
-                "tools": [{**dataclasses.asdict(tool), "path": str(tool.path) if tool.path else None} for tool in tools],
+                "tools": [_describe_tool(tool) for tool in tools],
                 "packages": packages,
             }
         )
@@ -139,6 +143,10 @@ def doctor_command(as_json: bool) -> int:
         rows.append([tool.name, here, tool.needed_for, "" if tool.path else tool.install_hint])
     print_table(None, ["tool", "here", "needed for", "to install"], rows)
     return 1 if broken else 0
+
+
+def _describe_tool(tool: Tool) -> dict[str, Any]:
+    return {**dataclasses.asdict(tool), "path": str(tool.path) if tool.path is not None else None}
 
 
 def _packages() -> dict[str, Any]:

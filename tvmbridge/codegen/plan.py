@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from tvmbridge.errors import CompileError, reason
 from tvmbridge.lowering import Kernel, LoweredModel
@@ -36,11 +37,14 @@ def plan_kernels(lowered: LoweredModel, target: Target, records: LogRecords | No
 def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
     """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
     templates = fitting_templates(kernel, target)
-    candidates: list[tuple[Template, Config, TrialRecord | None]] = []
-    record = records.best(kernel.key, target.key) if records is not None else None
-    if record is not None:
-        recorded = (t for t in templates if (t.name, t.version) == (record.template, record.template_version))
-        candidates += [(template, record.config, record) for template in recorded]
+    recorded = [
+        (template, record)
+        for template in templates
+        if records is not None
+        and (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
+    ]
+    recorded.sort(key=lambda pair: pair[1].median_us or math.inf)
+    candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded[:1]]
     candidates += [(template, template.guess(kernel, target), None) for template in templates]
     skipped = []
     for template, config, used in candidates:
