@@ -40,7 +40,9 @@ def main() -> None:
         return
     print(f"{arguments.threads} thread(s)  tvmbridge / ONNX Runtime   TVM's default / ONNX Runtime   ONNX Runtime ms")
     for row in rows:
-        print(f"{row['network']:14}{row['tvmbridge']:12.2f}{row['tvm_default']:28.2f}{row['reference_us'] / 1000:23.2f}")
+        print(
+            f"{row['network']:14}{row['tvmbridge']:12.2f}{row['tvm_default']:28.2f}{row['reference_us'] / 1000:23.2f}"
+        )
 
 
 def compare(name: str, threads: int, seconds: float) -> dict[str, object]:

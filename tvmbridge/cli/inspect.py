@@ -10,7 +10,6 @@ import click
 from tvmbridge.cli.options import json_option, resolve_targets, target_options
 from tvmbridge.cli.output import print_json, print_table, show_us
 
-
 if TYPE_CHECKING:
     from tvmbridge.host import Tool
 

@@ -74,14 +74,17 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
         request.write_text(json.dumps(asked))
         search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
-        done = subprocess.run(
-            [sys.executable, "-m", "tvmbridge.codegen.cuda_worker", str(request)],
-            env={**os.environ, "LD_LIBRARY_PATH": search},
-            capture_output=True,
-            text=True,
-            timeout=_COMPILE_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "tvmbridge.codegen.cuda_worker", str(request)],
+                env={**os.environ, "LD_LIBRARY_PATH": search},
+                capture_output=True,
+                text=True,
+                timeout=_COMPILE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
     if done.returncode or not library.exists():
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         raise CompileError(f"CUDA code generation failed: {lines[-1] if lines else f'status {done.returncode}'}")

@@ -1,0 +1,413 @@
+"""Tuning: what is searched, how a candidate that misbehaves costs itself only, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tvm
+from kernels import lower_expression, lower_function, random_array, run_lowered, runnable_targets, start_python
+from tvm import relax, te
+from tvm.script import tirx as T  # noqa: N812
+
+from tvmbridge.codegen.plan import plan_kernel
+from tvmbridge.errors import LogError, TuningError
+from tvmbridge.lowering import Kernel, LoweredModel
+from tvmbridge.schedules import Config, Template, fitting_templates
+from tvmbridge.targets import Target, parse_preset
+from tvmbridge.tuning import measure
+from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.cost_model import CostModel
+from tvmbridge.tuning.log import read_log
+from tvmbridge.tuning.lookup import LogRecords
+from tvmbridge.tuning.measure import LocalMeasurer
+from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.search import BATCH, next_batch, note_progress
+from tvmbridge.tuning.tasks import Candidate, Task, find_tasks
+from tvmbridge.tuning.tune import TuneProgress, tune_lowered
+
+pytestmark = pytest.mark.compiler
+
+F32 = "float32"
+NATIVE = runnable_targets()[0]
+WEIGHTS = random_array(np.random.default_rng(0), (64, 64), F32)
+
+
+def network() -> LoweredModel:
+    """A matmul with its activation, and a softmax."""
+    op = relax.op
+    return lower_expression(
+        lambda x: op.nn.softmax(op.nn.relu(op.matmul(x, relax.const(WEIGHTS, F32)))), [((24, 64), F32)], NATIVE
+    )
+
+
+def record(candidate: Candidate, *times_us: float, target: Target = NATIVE) -> TrialRecord:
+    return TrialRecord(
+        kernel=candidate.kernel.key,
+        target=target.key,
+        template=candidate.template.name,
+        template_version=candidate.template.version,
+        config=candidate.config,
+        times_us=times_us,
+        error=None if times_us else "did not work",
+        tvm="0",
+        seed=0,
+        when="2026-01-01T00:00:00Z",
+    )
+
+
+def made_up_task(name: str, calls: int = 1, configs: int = 64) -> Task:
+    """A task whose config is one number; nothing can be scheduled with it."""
+    a = te.placeholder((8, 8), F32, "a")
+    function = te.create_prim_func([a, te.compute((8, 8), lambda i, j: a[i, j] + 1, "b")])
+    kernel = Kernel(name, function, name, frozenset(), calls)
+    template = Template("made up", 1, 0, lambda *_: True, lambda *_: [], lambda *_: {}, lambda *_: None)  # type: ignore[arg-type]
+    candidates = [Candidate(kernel, template, {"tile": tile}) for tile in range(configs)]
+    return Task(kernel, candidates[configs // 2], candidates, [])
+
+
+def play(task: Task, batch: list[Candidate], time_us: Callable[[Config], float]) -> None:
+    best_us = task.best_us
+    for candidate in batch:
+        task.add(candidate, record(candidate, time_us(candidate.config)))
+    note_progress(task, best_us)
+
+
+def test_the_untuned_choices_are_measured_first() -> None:
+    tasks = [made_up_task(name) for name in "abc"]
+    batch = next_batch(tasks, CostModel(0), random.Random(0), 100)
+    assert [candidate.key for candidate in batch] == [task.untuned.key for task in tasks]
+    assert len(next_batch(tasks, CostModel(0), random.Random(0), 2)) == 2
+
+
+def test_the_kernel_with_the_most_time_to_win_comes_next() -> None:
+    tasks = [made_up_task("quick", calls=1), made_up_task("slow but rare", calls=1), made_up_task("frequent", calls=50)]
+    for task, time_us in zip(tasks, (1.0, 100.0, 10.0), strict=True):
+        task.add(task.untuned, record(task.untuned, time_us))
+    batch = next_batch(tasks, CostModel(0), random.Random(0), 100)
+    assert {candidate.kernel.key for candidate in batch} == {"frequent"}
+    assert len({candidate.key for candidate in batch}) == BATCH
+
+
+def test_a_kernel_without_gains_gives_way_and_then_converges() -> None:
+    task = made_up_task("stubborn", configs=200)
+    play(task, [task.untuned], lambda _: 5.0)
+    batches = 0
+    while batch := next_batch([task], CostModel(0), random.Random(0), 100):
+        play(task, batch, lambda _: 5.0)
+        batches += 1
+    assert batches == 3
+    assert task.untried
+
+
+def test_a_search_ends_when_every_config_is_measured() -> None:
+    task = made_up_task("small", configs=20)
+    generator, times_us = random.Random(0), itertools.count(1000, -1)
+    while batch := next_batch([task], CostModel(0), generator, 7):
+        assert len(batch) <= 7
+        play(task, batch, lambda _: 1.02 ** next(times_us))
+    assert len(task.trials) == 20
+    assert len({candidate.key for candidate, _ in task.trials}) == 20
+
+
+def test_the_cost_model_says_nothing_before_it_has_learned() -> None:
+    task = made_up_task("new")
+    model = CostModel(0)
+    model.train([task])
+    assert model.predict(task.untried) is None
+
+
+def test_the_cost_model_ranks_what_it_has_not_seen() -> None:
+    task = made_up_task("learned", configs=64)
+    seen = random.Random(3).sample(task.untried, 40)
+    play(task, seen, lambda config: 10.0 + abs(int(config["tile"]) - 20))
+    failed = task.untried[0]
+    task.add(failed, record(failed))
+    model = CostModel(0)
+    model.train([task])
+    near = [c for c in task.untried if abs(int(c.config["tile"]) - 20) < 8]
+    far = [c for c in task.untried if int(c.config["tile"]) > 45]
+    near_scores, far_scores = model.predict(near), model.predict(far)
+    assert near_scores is not None and far_scores is not None
+    assert near_scores.min() > far_scores.max()
+
+
+def test_the_same_seed_searches_the_same_way() -> None:
+    def trace() -> list:
+        task, generator, model = made_up_task("traced"), random.Random(11), CostModel(11)
+        keys = []
+        for _ in range(3):
+            model.train([task])
+            batch = next_batch([task], model, generator, 100)
+            play(task, batch, lambda config: 10.0 + int(config["tile"]) % 7)
+            keys += [candidate.key for candidate in batch]
+        return keys
+
+    assert trace() == trace()
+
+
+def test_a_record_of_another_target_or_of_another_template_version_counts_for_nothing() -> None:
+    lowered = network()
+    task = find_tasks(lowered, NATIVE, LogRecords())[0]
+    good = record(task.untuned, 3.0)
+    other = parse_preset("arm:cortex-a72")
+    older = record(task.untuned, 1.0)
+    older = TrialRecord(**{name: getattr(older, name) for name in older.__struct_fields__} | {"template_version": 99})
+    records = LogRecords([good, older, record(task.untuned, 2.0, target=other)])
+    assert find_tasks(lowered, NATIVE, records)[0].best_us == 3.0
+    assert find_tasks(lowered, NATIVE, records)[0].untuned_us == 3.0
+
+
+def test_a_kernel_with_unknown_extents_is_not_tuned() -> None:
+    rows = tvm.tirx.Var("rows", "int64")
+    a = te.placeholder((rows, 37), F32, "a")
+    kernel = lower_function(te.create_prim_func([a, te.compute((rows, 37), lambda i, j: a[i, j] * 2, "b")]))
+    assert find_tasks(LoweredModel(tvm.IRModule(), (kernel,)), NATIVE, LogRecords()) == []
+
+
+# Kernels that misbehave. Each is one opaque block, which templates leave as it is.
+
+
+@T.prim_func(s_tir=True)
+def aborts(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
+    with T.sblock("aborts"):
+        T.reads(a[0:16])
+        T.writes(b[0:16])
+        T.evaluate(T.call_extern("int32", "abort"))
+
+
+@T.prim_func(s_tir=True)
+def reads_wildly(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
+    with T.sblock("reads_wildly"):
+        T.reads(a[0:16])
+        T.writes(b[0:16])
+        b[0] = a[T.int64(1) << T.int64(44)]
+
+
+@T.prim_func(s_tir=True)
+def hangs(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
+    with T.sblock("hangs"):
+        T.reads(a[0:16])
+        T.writes(b[0:16])
+        T.evaluate(T.call_extern("int32", "pause"))
+
+
+@T.prim_func(s_tir=True)
+def calls_nothing(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
+    with T.sblock("calls_nothing"):
+        T.reads(a[0:16])
+        T.writes(b[0:16])
+        T.evaluate(T.call_extern("int32", "there_is_no_such_function"))
+
+
+def eats_memory() -> tvm.tirx.PrimFunc:
+    a = te.placeholder((1 << 21, 1 << 20), F32, "a")  # 8 TiB
+    return te.create_prim_func([a, te.compute((1,), lambda i: a[i, i], "b")])
+
+
+def works() -> tvm.tirx.PrimFunc:
+    a = te.placeholder((64, 64), F32, "a")
+    return te.create_prim_func([a, te.compute((64, 64), lambda i, j: tvm.tirx.exp(a[i, j]), "b")])
+
+
+def untuned(kernel: Kernel, index: int = 0) -> Candidate:
+    template = fitting_templates(kernel, NATIVE)[-1]
+    return Candidate(kernel, template, template.configs(kernel, NATIVE)[index])
+
+
+def processes_below(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def wait_until_gone(processes: list[psutil.Process], timeout_s: float = 120.0) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    assert alive == []
+
+
+@pytest.mark.slow
+def test_a_candidate_that_misbehaves_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RUN_TIMEOUT_S", 2.0)
+    functions = {
+        "works first": works(),
+        "aborts": aborts,
+        "reads wildly": reads_wildly,
+        "hangs": hangs,
+        "calls nothing": calls_nothing,
+        "eats memory": eats_memory(),
+        "works last": works(),
+    }
+    kernels = [lower_function(function, name) for name, function in functions.items()]
+    with LocalMeasurer(kernels, NATIVE, seed=5) as measurer:
+        batch = [(untuned(kernel), None) for kernel in kernels]
+        results = {r.kernel: r for _ in range(2) for r in measurer.measure(batch)}
+        workers = processes_below(os.getpid())
+    wait_until_gone(workers)
+    assert list(results) == list(functions)
+    for name, result in results.items():
+        assert (result.error is None) == name.startswith("works"), result
+        assert result.target == NATIVE.key and result.seed == 5
+    assert "SIGABRT" in str(results["aborts"].error)
+    assert "SIGSEGV" in str(results["reads wildly"].error)
+    assert results["hangs"].error == "running took over 2 s"
+    assert results["works first"].median_us is not None
+
+
+@pytest.mark.slow
+def test_a_candidate_that_compiles_too_long_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = network().kernels[0]
+    template = fitting_templates(kernel, NATIVE)[0]
+    unrolled = max(template.configs(kernel, NATIVE), key=lambda c: int(c["mr"]) * int(c["nr"]) * int(c["unroll"]))
+    candidate = Candidate(kernel, template, unrolled)
+    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
+        monkeypatch.setattr(measure, "BUILD_TIMEOUT_S", 0.0)
+        (slow,) = measurer.measure([(candidate, None)])
+        monkeypatch.undo()
+        (fine,) = measurer.measure([(candidate, None)])
+    assert slow.error == "compiling took over 0 s"
+    assert fine.error is None
+
+
+@pytest.mark.slow
+def test_every_dtype_can_be_measured() -> None:
+    def doubled(dtype: str) -> Kernel:
+        a = te.placeholder((64,), dtype, "a")
+        return lower_function(te.create_prim_func([a, te.compute((64,), lambda i: a[i], "b")]), dtype)
+
+    kernels = [doubled(d) for d in ("float64", "float32", "float16", "bfloat16", "int8", "uint8", "int64", "bool")]
+    with LocalMeasurer(kernels, NATIVE, seed=0) as measurer:
+        results = measurer.measure([(untuned(kernel), None) for kernel in kernels])
+    assert {result.kernel: result.error for result in results} == {kernel.key: None for kernel in kernels}
+
+
+@pytest.mark.slow
+def test_a_hopeless_candidate_is_timed_once() -> None:
+    kernel = lower_function(works(), "works")
+    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
+        hopeless, hopeful = measurer.measure([(untuned(kernel), 1e-6), (untuned(kernel, 1), 1e9)])
+    assert len(hopeless.times_us) == 1
+    assert len(hopeful.times_us) > 1
+
+
+@pytest.mark.slow
+def test_a_measuring_process_that_is_killed_is_an_error_that_says_how_to_go_on() -> None:
+    kernel = lower_function(works(), "works")
+    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
+        for process in processes_below(os.getpid()):
+            process.kill()
+        with pytest.raises(TuningError, match=r"ended with status -9(.|\n)*hint: run the same command again"):
+            measurer.measure([(untuned(kernel), None)])
+
+
+def test_a_measuring_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Path(tmp_path, "tvm.py").write_text("raise ImportError('libnothing.so is missing')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(TuningError, match=r"status 1: ImportError: libnothing\.so is missing"):
+        LocalMeasurer([lower_function(works())], NATIVE, seed=0).__enter__()
+
+
+@contextlib.contextmanager
+def no_measuring() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tvmbridge.tuning.tune.LocalMeasurer.measure", lambda *_: pytest.fail("something was measured"))
+        yield
+
+
+@pytest.mark.slow
+def test_a_budget_of_trials_is_spent_to_the_trial_and_resumed(tmp_path: Path) -> None:
+    reports: list[TuneProgress] = []
+    log, lowered = tmp_path / "m.tune.jsonl", network()
+    first = tune_lowered(lowered, NATIVE, budget=Budget(trials=7), log=log, on_progress=reports.append)
+    assert (first.trials, first.known, first.ended) == (7, 0, "7 trials spent")
+    assert reports[-1] == first
+    assert [report.ended for report in reports[:-1]] == [None] * (len(reports) - 1)
+    assert len(read_log(log)) == 7
+    with no_measuring():
+        again = tune_lowered(lowered, NATIVE, budget=Budget(trials=7), log=log)
+    assert (again.trials, again.known, again.ended) == (0, 7, "7 trials spent")
+    more = tune_lowered(lowered, NATIVE, budget=Budget(trials=30), log=log)
+    assert (more.trials, more.known) == (23, 7)
+    records = list(read_log(log))
+    assert len({(r.kernel, r.template, r.config_key) for r in records}) == len(records) == 30
+    assert not [r.error for r in records if r.error]
+
+
+@pytest.mark.slow
+def test_the_best_measured_config_is_what_a_build_takes(tmp_path: Path) -> None:
+    log, lowered = tmp_path / "m.tune.jsonl", network()
+    progress = tune_lowered(lowered, NATIVE, budget=Budget(trials=20), log=log)
+    assert 0 < progress.best_us <= progress.untuned_us
+    assert all(gain.best_us <= gain.untuned_us for gain in progress.kernels if gain.best_us and gain.untuned_us)
+    records = read_log(log)
+    plans = {kernel.key: plan_kernel(kernel, NATIVE, records) for kernel in lowered.kernels}
+    for gain in progress.kernels:
+        plan = plans[gain.kernel]
+        assert plan.record is not None and plan.record.median_us == gain.best_us
+        assert plan.config == plan.record.config
+    x = random_array(np.random.default_rng(1), (24, 64), F32)
+    chosen = {key: (plan.template, plan.config) for key, plan in plans.items()}
+    (output,) = run_lowered(lowered, NATIVE, [x], lambda kernel: chosen[kernel.key])
+    y = np.exp(np.maximum(x.astype("float64") @ WEIGHTS.astype("float64"), 0))
+    np.testing.assert_allclose(output, y / y.sum(-1, keepdims=True), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_tuning_ends_by_itself_when_nothing_more_is_won(tmp_path: Path) -> None:
+    lowered = lower_expression(lambda x: relax.op.exp(x), [((64, 64), F32)], NATIVE)
+    progress = tune_lowered(lowered, NATIVE, budget=Budget(trials=500), log=tmp_path / "m.tune.jsonl")
+    assert progress.ended == "converged"
+    assert progress.trials == len(fitting_templates(lowered.kernels[0], NATIVE)[0].configs(lowered.kernels[0], NATIVE))
+
+
+def test_no_time_at_all_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalMeasurer, "_start", lambda _self: None)
+    with no_measuring():
+        progress = tune_lowered(network(), NATIVE, budget=Budget(minutes=0), log=tmp_path / "m.tune.jsonl")
+    assert (progress.trials, progress.ended) == (0, "0 min spent")
+
+
+@pytest.mark.parametrize("preset", ["arm:cortex-a72", "cuda:sm_90", "x86:x86-64-v2"])
+def test_a_target_that_is_not_measured_here_is_refused(preset: str, tmp_path: Path) -> None:
+    target = parse_preset(preset)
+    with pytest.raises(TuningError, match=f"{target.name} cannot be tuned here: "):
+        tune_lowered(network(), target, budget=Budget(trials=1), log=tmp_path / "m.tune.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_is_no_log_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    log = tmp_path / "m.tune.jsonl"
+    log.write_text("my diary\n")
+    with no_measuring(), pytest.raises(LogError):
+        tune_lowered(network(), NATIVE, budget=Budget(trials=1), log=log)
+    assert log.read_text() == "my diary\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_a_log_to_resume_from(with_signal: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "m.tune.jsonl"
+    program = (
+        "import test_tuning as t\n"
+        f"t.tune_lowered(t.network(), t.NATIVE, budget=t.Budget(trials=10**6), log={str(log)!r})"
+    )
+    with start_python(program) as process:
+        until = time.monotonic() + 120
+        while not (log.exists() and log.read_bytes().count(b"\n") > 2) and time.monotonic() < until:
+            time.sleep(0.05)
+        workers = processes_below(process.pid)
+        process.send_signal(with_signal)
+        assert process.wait() != 0
+    assert workers
+    wait_until_gone(workers)
+    known = len(read_log(log))
+    assert known >= 2
+    progress: TuneProgress = tune_lowered(network(), NATIVE, budget=Budget(trials=known + 2), log=log)
+    assert (progress.known, progress.trials) == (known, 2)
