@@ -17,6 +17,7 @@ import pytest
 import tvmbridge.bundle
 from tvmbridge.bundle import BuiltVariant, ModelFacts, Requires, open_bundle, write_bundle
 from tvmbridge.errors import ArtifactError, BundleFormatError, NoVariantError, TvmBridgeError
+from tvmbridge.host import detect_host
 from tvmbridge.runtime import check_bundle, load
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.targets import Target
@@ -269,8 +270,10 @@ def test_threads_share_a_session_and_get_their_own_outputs(dense):
 @pytest.mark.compiler
 def test_sessions_with_different_threads_in_one_thread_get_what_they_asked_for(dense, tmp_path):
     code = """
-import os, sys, numpy as np
-from tvmbridge.runtime import load
+import dataclasses, os, sys, numpy as np
+from tvmbridge.runtime import load, session as module
+here = module.detect_host_for
+module.detect_host_for = lambda manifest: dataclasses.replace(here(manifest), cores=3)  # more than there may be
 x = np.ones((5, 67), "float32")
 allowed = os.sched_getaffinity(0)
 one, three, two = (load(sys.argv[1], threads=count) for count in (1, 3, 2))
@@ -285,6 +288,12 @@ same = [session.run({"x": x})["y"].tobytes() for session in (one, two, three)]
 print(len(set(same)))
 """
     assert run_python(code, dense.path, cache=tmp_path).splitlines() == ["[1, 3, 2, 1, 3] True", "1"]
+
+
+@pytest.mark.compiler
+def test_more_threads_than_cores_are_as_many_as_cores(dense):
+    with load(dense.path, threads=999) as session:
+        assert session.threads == detect_host().cores
 
 
 @pytest.mark.compiler

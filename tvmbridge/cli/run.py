@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvmbridge.verify.variant import VariantCheck
 
 _variant = click.option("--variant", help="Insist on this variant; default: the one that fits this machine best.")
-_threads = click.option("--threads", type=click.IntRange(1), help="Threads a call may use.")
+_threads = click.option("--threads", type=click.IntRange(1), help="Threads a call may use, within the cores there are.")
 _inputs = click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input.")
 _seed = click.option("--seed", type=int, default=0, show_default=True, help="Of the random data.")
 

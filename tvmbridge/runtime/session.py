@@ -76,7 +76,8 @@ class Session:
 def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Session:
     """Open a bundle, choose the variant that fits this machine best, check its digests and load it.
 
-    threads: threads a call may use; None: as many as the variant was built for, and at most as this process may use.
+    threads: threads a call may use; None: as many as the variant was built for. Never more than the cores that this
+        process may use: TVM's threads spin, and starve each other where there are too many.
     variant: a variant's name, to insist on that one.
     Raises ArtifactError children; NoVariantError comes before any library is loaded.
     """
@@ -97,7 +98,7 @@ def _start_session(bundle: Bundle, variant: VariantEntry, host: Host, threads: i
     # The weights' digests come first: what is damaged is found before any library is loaded.
     weights = bundle.map_weights(variant)
     module = load_variant(bundle, variant)
-    count = threads if threads is not None else min(variant.cores, host.cores)
+    count = min(threads if threads is not None else variant.cores, host.cores)
     device = CUDA if variant.kind == "cuda" else HOST
     try:
         executable = Executable(
