@@ -34,7 +34,8 @@ from tvmbridge.targets import Target
 
 MODEL = ModelFacts(name="digits", sha256="ab" * 32, opset=17)
 SIGNATURE = ModelSignature(
-    inputs=(TensorSpec("x", (1, 64), "float32"),), outputs=(TensorSpec("y", (1, None), "float32"),)
+    inputs=(TensorSpec("x", (1, 64), "float32"), TensorSpec("ids", (7,), "int64", 100)),
+    outputs=(TensorSpec("y", (1, None), "float32"),),
 )
 ACCURACY = Accuracy(1e-6, 2e-6, 1.0, 1e-3, "onnxruntime 1.32.0", 4)
 
@@ -375,6 +376,9 @@ def test_a_damaged_manifest_is_refused(bundle_path):
         (lambda m: m["signature"]["inputs"][0].update(shape=[None]), "unbound"),
         (lambda m: m["signature"]["inputs"][0].update(dtype="complex"), "unknown dtype"),
         (lambda m: m["signature"].update(outputs=[]), "no output"),
+        (lambda m: m["signature"]["inputs"][1].update(index_limit=0), "index limit 0"),
+        (lambda m: m["signature"]["inputs"][0].update(index_limit=9), "x, float32, has the index limit 9"),
+        (lambda m: m["signature"]["outputs"][0].update(dtype="int64", index_limit=9), "an output has an index limit"),
         (lambda m: m["signature"].update(inputs=m["signature"]["inputs"] * 2), "same name"),
         (lambda m: m.update(version=0), "does not exist"),
         (lambda m: m["members"].update({"attachments/sbom.json": {"sha256": "0" * 64, "size_bytes": 1}}), "is missing"),
@@ -499,7 +503,7 @@ def test_a_reader_sees_the_old_or_the_new_bundle_while_one_is_written(bundle_pat
     assert all(values in ({1.0}, {2.0}) for values in seen)
 
 
-def test_what_the_reader_would_refuse_is_not_written(tmp_path):
+def test_what_the_reader_would_refuse_is_not_written(tmp_path, monkeypatch):
     variant = make_variant(tmp_path, "native")
     bad = replace(variant, accuracy=Accuracy(float("nan"), 0.0, 1.0, 1e-3, "onnxruntime", 1))
     with pytest.raises(BundleFormatError):
@@ -508,6 +512,9 @@ def test_what_the_reader_would_refuse_is_not_written(tmp_path):
         write(tmp_path / "m.tvmb")
     with pytest.raises(ValueError, match="no place in a bundle"):
         write(tmp_path / "m.tvmb", replace(variant, weights=(np.array(["text"]),)))
+    monkeypatch.setattr(manifest_module, "MAX_MANIFEST_BYTES", 500)
+    with pytest.raises(BundleFormatError, match="at most 500 are allowed"):
+        write(tmp_path / "m.tvmb", variant)
     assert not (tmp_path / "m.tvmb").exists()
 
 

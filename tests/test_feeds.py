@@ -53,3 +53,22 @@ def test_what_numpy_reads_as_the_exact_dtype_is_taken():
     arrays = FeedChecker(SPECS).order({"mask": [True, False], "x": Wrapped()})
     np.testing.assert_array_equal(arrays[0], X + 1)
     assert arrays[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "int8"])
+def test_an_index_out_of_range_is_refused_with_its_value_and_the_range(dtype):
+    checker = FeedChecker((TensorSpec("ids", (3,), dtype, 100),))
+    lowest = 0 if dtype == "uint8" else -100
+    (array,) = checker.order({"ids": np.array([lowest, 99, 5], dtype)})
+    assert array.tolist() == [lowest, 99, 5]
+    for wrong in (100, -101, 10**10):
+        if np.iinfo(dtype).min <= wrong <= np.iinfo(dtype).max:
+            with pytest.raises(InputError) as caught:
+                checker.order({"ids": np.array([1, wrong, 2], dtype)})
+            assert caught.value.message == f"input 'ids': {wrong} is no index of 100 elements"
+            assert "between -100 and 99" in caught.value.hint
+
+
+def test_an_empty_array_of_indices_is_taken():
+    (array,) = FeedChecker((TensorSpec("ids", (0, 3), "int64", 4),)).order({"ids": np.zeros((0, 3), "int64")})
+    assert array.shape == (0, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,12 @@ def test_importing_prints_nothing(capfd, caplog):
         import_onnx(conv_bn_relu())
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+def test_the_source_is_absolute_and_a_name_that_is_no_text_is_cleaned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = os.fsdecode(b"m\xff.onnx")
+    onnx.save(mlp(), file)
+    imported = import_onnx(file)
+    assert imported.name == "m?" and imported.name.encode()
+    assert imported.source == tmp_path / file

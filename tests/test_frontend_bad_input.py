@@ -35,6 +35,27 @@ def test_a_folder_is_refused_and_what_it_holds_is_said(tmp_path):
     refused(tmp_path, ModelFileError, "is a folder", "inside.onnx")
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    refused(tmp_path / "pipe.onnx", ModelFileError, "pipe.onnx", "no regular file")
+    refused("/dev/null", ModelFileError, "no regular file")
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("where", ["input", "between", "weight"])
+def test_bfloat16_anywhere_is_refused_by_name(where):
+    brain = onnx.TensorProto.BFLOAT16
+    weights = {"w": np.ones(3, np.float32)}
+    nodes = [helper.make_node("Cast", ["x"], ["odd"], to=brain), helper.make_node("Cast", ["odd"], ["y"], to=FLOAT)]
+    inputs, names = [value("x", (3,), brain if where == "input" else FLOAT)], {"input": "x", "between": "odd"}
+    graph = model(nodes, inputs, [value("y", (3,))], weights)
+    if where == "weight":
+        nodes = [helper.make_node("Cast", ["x"], ["odd"], to=brain), helper.make_node("Mul", ["odd", "w"], ["p"])]
+        graph = model([*nodes, helper.make_node("Cast", ["p"], ["y"], to=FLOAT)], inputs, [value("y", (3,))])
+        graph.graph.initializer.append(helper.make_tensor("w", brain, [3], [1.0, 2.0, 3.0]))
+    refused(graph, ModelError, "bfloat16", names.get(where, "'w'"), "float32 or float16")
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     refused(tmp_path / "empty.onnx", ModelFileError, "empty.onnx is empty")

@@ -40,6 +40,11 @@ def resize(*scales, **attributes):
     return one_node("Resize", None, scale, shape=(1, 1, 4, 4), mode="linear", **attributes)
 
 
+def nearest(height, width, **attributes):
+    sizes = np.array([1, 2, height, width])
+    return one_node("Resize", None, None, sizes, shape=(1, 2, 4, 5), mode="nearest", opset=19, **attributes)
+
+
 def shift(by):
     return one_node("BitShift", np.array(by, np.uint8), dtype=TensorProto.UINT8, direction="LEFT")
 
@@ -62,6 +67,12 @@ def reduce_nothing():
         helper.make_node("ReduceSum", ["empty"], ["y"], name="the_node"),
     ]
     return model(nodes, [value("x", (2, 3))], [value("y", None)], {"zero": np.array([0])})
+
+
+def regions(mode):
+    node = helper.make_node("RoiAlign", ["x", "r", "b"], ["y"], name="the_node", mode=mode)
+    inputs = [value("x", (1, 2, 8, 8)), value("r", (3, 4)), value("b", (3,), INT64)]
+    return model([node], inputs, [value("y", None)])
 
 
 def insert(position):
@@ -91,8 +102,11 @@ def transposed_conv(**attributes):
         (shift([1, 8, 2]), "width"),
         (resize(0.6, 0.6), "no whole size"),
         (resize(0.5, 0.5, antialias=1, opset=18), "antialias"),
+        (nearest(7, 9), "equally far away"),
+        (nearest(8, 10, coordinate_transformation_mode="half_pixel_symmetric"), "half_pixel_symmetric"),
         (reduce_nothing(), "empty tensor"),
         (insert(-1), "counts from the end"),
+        (regions("max"), "mode max"),
         (transposed_conv(output_shape=[10, 8], strides=[3, 2]), "output_shape"),
         (one_node("Cast", to=TensorProto.FLOAT8E4M3FN, result=TensorProto.FLOAT8E4M3FN, opset=19), "float8"),
         (one_node("Cast", to=TensorProto.INT4, result=TensorProto.INT4, opset=21), "narrower than a byte"),
@@ -118,7 +132,12 @@ def test_what_would_be_computed_wrongly_is_refused_by_name(graph, reason):
         expand(constant=True),
         shift([1, 7, 2]),
         resize(2, 1.5),
+        nearest(8, 10),
+        nearest(12, 15),
+        nearest(3, 2),
+        nearest(7, 9, nearest_mode="floor"),
         insert(1),
+        regions("avg"),
         transposed_conv(strides=[3, 2]),
         one_node("Cast", to=TensorProto.FLOAT16, result=TensorProto.FLOAT16),
     ],

@@ -313,6 +313,21 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.compiler
+def test_a_forked_process_runs_a_session_of_its_own(dense, tmp_path):
+    code = """
+import os, sys, numpy as np
+from tvmbridge.runtime import load
+x = np.ones((5, 67), "float32")
+expected = load(sys.argv[1], threads=2).run({"x": x})["y"]
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(load(sys.argv[1], threads=2).run({"x": x})["y"], expected) else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(code, dense.path, cache=tmp_path) == "0"
+
+
+@pytest.mark.compiler
 def test_many_processes_fill_an_empty_cache_at_once(dense, tmp_path):
     x = draw_x(8)
     np.savez(tmp_path / "in.npz", x=x)

@@ -239,8 +239,12 @@ def _find_tensor_fault(signature: ModelSignature) -> str | None:
                 return f"{spec.name} has the unknown dtype {spec.dtype[:40]!r}"
             if any(axis is not None and axis < 0 for axis in spec.shape):
                 return f"{spec.name} has a negative dimension"
+            if spec.index_limit is not None and (spec.index_limit < 1 or not spec.dtype.startswith(("int", "uint"))):
+                return f"{spec.name}, {spec.dtype}, has the index limit {spec.index_limit}"
     if any(axis is None for spec in signature.inputs for axis in spec.shape):
         return "an input has an unbound dimension"
+    if any(spec.index_limit is not None for spec in signature.outputs):
+        return "an output has an index limit"
     return None if signature.outputs else "the model has no output"
 
 

@@ -18,7 +18,7 @@ from tvmbridge.bundle.archive import PlannedMember, plan_archive
 from tvmbridge.bundle.dtypes import ELEMENT_BYTES, numpy_dtype
 from tvmbridge.bundle.manifest import Manifest, MemberEntry, ModelFacts, VariantEntry, WeightEntry
 from tvmbridge.bundle.variant import BuiltVariant
-from tvmbridge.errors import OutputError
+from tvmbridge.errors import BundleFormatError, OutputError
 from tvmbridge.signature import ModelSignature
 from tvmbridge.version import PROGRAM
 
@@ -66,6 +66,11 @@ def write_bundle(
     )
     text = format_.render_manifest(manifest)
     # What the reader would refuse is never written.
+    if len(text) > format_.MAX_MANIFEST_BYTES:
+        raise BundleFormatError(
+            f"{target} is not written: its manifest has {len(text)} bytes; "
+            f"at most {format_.MAX_MANIFEST_BYTES} are allowed"
+        )
     format_.parse_manifest(text, str(target))
     ordered = {format_.MANIFEST_NAME: _measure(text), **dict(sorted(contents.items()))}
     planned, ending = plan_archive((name, len(content.data), content.crc32) for name, content in ordered.items())

@@ -24,7 +24,7 @@ from tvmbridge.frontend.read import LoadedModel, read_model
 from tvmbridge.frontend.refusals import refuse_before_simplification, refuse_miscomputed
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.simplify import simplify
-from tvmbridge.frontend.sum_to_add import rewrite_sum
+from tvmbridge.frontend.variadic import rewrite_variadic
 from tvmbridge.frontend.walk import opset
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 from tvmbridge.signature import ModelSignature
@@ -44,7 +44,7 @@ class ImportedModel:
     signature: names as in the ONNX model.
     opset: of the model as it was given.
     sha256: digest of the file and then of its external data files; of the serialized proto where there is no file.
-    source: what a reference runs: the file, or a copy of the proto.
+    source: what a reference runs: the file's absolute path, or a copy of the proto.
     shapes, dims: the bindings that were given.
     """
 
@@ -91,13 +91,13 @@ def _import(loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapp
     proto = upgrade_opset(proto)
     proto = attach_weights(proto, weights)
     refuse_before_simplification(proto)
-    proto = rewrite_sum(proto)
     proto = infer_shapes(proto)
     proto = simplify(proto)
     proto = normalise_constants(proto)
     check_operators(proto)
     proto = infer_shapes(proto)
     refuse_miscomputed(proto)
+    proto = rewrite_variadic(proto)
 
     from tvmbridge.frontend.convert import convert  # imports tvm: seconds, and for nothing where the model is bad
 

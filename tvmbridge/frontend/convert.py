@@ -13,13 +13,14 @@ from onnx import helper
 from tvm import relax
 
 from tvmbridge.errors import ModelError, UnsupportedOperatorError, reason
+from tvmbridge.frontend.index_limits import find_index_limits
 from tvmbridge.frontend.operators import describe
 from tvmbridge.frontend.parameter_names import name_parameters
 from tvmbridge.frontend.walk import label
 from tvmbridge.signature import ModelSignature, TensorSpec
 
 _INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
-_DTYPES = _INTEGERS | {"bool", "bfloat16", "float16", "float32", "float64"}
+_DTYPES = _INTEGERS | {"bool", "float16", "float32", "float64"}
 
 
 def convert(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
@@ -28,7 +29,8 @@ def convert(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
     Raises UnsupportedOperatorError or ModelError naming the node that TVM's converter fails on, and ModelError where
     a shape is known only at run time or TVM's output differs in shape or dtype from what onnx inferred.
     """
-    inputs = tuple(_input_spec(entry) for entry in model.graph.input)
+    limits = find_index_limits(model.graph, [entry.name for entry in model.graph.input], certain=True)
+    inputs = tuple(_input_spec(entry, limits.get(entry.name)) for entry in model.graph.input)
     module = _import(model)
     main = module["main"]
     if len(main.params) != len(inputs):
@@ -52,9 +54,10 @@ def _dtype(entry: onnx.ValueInfoProto, kind: str) -> str:
     return name
 
 
-def _input_spec(entry: onnx.ValueInfoProto) -> TensorSpec:
+def _input_spec(entry: onnx.ValueInfoProto, index_limit: int | None) -> TensorSpec:
     shape = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
-    return TensorSpec(entry.name, shape, _dtype(entry, "input"))
+    dtype = _dtype(entry, "input")
+    return TensorSpec(entry.name, shape, dtype, index_limit if dtype in _INTEGERS else None)
 
 
 def _import(model: onnx.ModelProto) -> tvm.IRModule:

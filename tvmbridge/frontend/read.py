@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import onnx
@@ -29,10 +30,10 @@ _OTHER_KINDS = (
 class LoadedModel:
     """An ONNX model as it was given.
 
-    name: the file's stem, or the graph's name.
+    name: the file's stem, with "?" for what is not UTF-8, or the graph's name.
     proto: a copy of our own, all data in it.
     sha256: digest of the file's bytes and its external data files', in the order in which the model names them.
-    source: what is given to other programs: the file, or a second copy of the proto.
+    source: what is given to other programs: the file's absolute path, or a second copy of the proto.
     """
 
     name: str
@@ -63,7 +64,11 @@ def parse_model(data: bytes, source: str) -> onnx.ModelProto:
 
 def _read_file(path: Path) -> LoadedModel:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            # Reading a pipe waits for whoever writes it, and neither digest nor reference could read it again.
+            raise ModelFileError(f"{path} is no regular file", hint="write the model to a file and give its path")
+        size = status.st_size
         if size >= _PROTOBUF_LIMIT_BYTES:
             raise ModelFileError(
                 f"{path} has {size} bytes, and protobuf reads no file of 2 GB or more",
@@ -81,7 +86,8 @@ def _read_file(path: Path) -> LoadedModel:
     proto = parse_model(data, str(path))
     digest = hashlib.sha256(data)
     load_external_data(proto, path, digest)
-    return LoadedModel(path.stem, proto, digest.hexdigest(), path)
+    name = path.stem.encode("utf-8", "replace").decode()
+    return LoadedModel(name, proto, digest.hexdigest(), path.absolute())
 
 
 def _take_proto(model: onnx.ModelProto) -> LoadedModel:

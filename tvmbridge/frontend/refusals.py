@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tvmbridge.errors import UnsupportedOperatorError
+from tvmbridge.errors import ModelError, UnsupportedOperatorError
 from tvmbridge.frontend.operators import describe
-from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes, tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,10 @@ def _shifts_too_far(node: onnx.NodeProto, facts: _Facts) -> bool:
     return shift is not None and bool(np.any((shift < 0) | (shift >= 8 * shift.dtype.itemsize)))
 
 
+def _takes_maxima(node: onnx.NodeProto, _: _Facts) -> bool:
+    return _attribute(node, "mode", b"avg") == b"max"
+
+
 def _reduces_nothing(node: onnx.NodeProto, facts: _Facts) -> bool:
     return 0 in facts.shapes.get(_input(node, 0), ())
 
@@ -100,6 +104,33 @@ def _scales_to_a_fraction(node: onnx.NodeProto, facts: _Facts) -> bool:
         return False
     sizes = np.array(shape) * scales.astype(np.float64)
     return bool(np.any(np.abs(sizes - np.round(sizes)) > 1e-3))
+
+
+def _samples_between(node: onnx.NodeProto, facts: _Facts) -> bool:
+    """A sample right between two elements, whose coordinate TVM computes to lie above the middle."""
+    given, made = facts.shapes.get(_input(node, 0)), facts.shapes.get(node.output[0])
+    if _attribute(node, "mode", b"nearest") != b"nearest" or given is None or made is None:
+        return False
+    if _attribute(node, "nearest_mode", b"round_prefer_floor") != b"round_prefer_floor":
+        return False
+    if _attribute(node, "coordinate_transformation_mode", b"half_pixel") not in (b"half_pixel", b"pytorch_half_pixel"):
+        return False
+    return any(_rounds_otherwise(old, new) for old, new in zip(given, made, strict=True))
+
+
+def _rounds_otherwise(old: int, new: int) -> bool:
+    """Whether TVM's float32 coordinates of `new` samples on `old` elements round to others than exact ones do."""
+    index = np.arange(new)
+    exact = -((new - (2 * index + 1) * old + new) // (2 * max(new, 1)))  # ceil((index + 1/2) * old / new - 1)
+    product = (index + 0.5) * np.float64(np.float32(old) / np.float32(max(new, 1)))
+    for coordinate in (product.astype(np.float32) - np.float32(0.5), (product - 0.5).astype(np.float32)):
+        if np.any(np.ceil(coordinate - np.float32(0.5)) != exact):  # by compiler, the two steps round once or twice
+            return True
+    return False
+
+
+def _is_symmetric(node: onnx.NodeProto, _: _Facts) -> bool:
+    return _attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"half_pixel_symmetric"
 
 
 def _has_output_shape(node: onnx.NodeProto, _: _Facts) -> bool:
@@ -131,12 +162,16 @@ _AFTER_SIMPLIFICATION: tuple[tuple[str, str, _Rule], ...] = (
     ("LayerNormalization", "its mean or deviation is used", _uses_more_outputs),
     ("NonMaxSuppression", "its limits are computed at run time", _has_computed_parameters),
     ("Resize", "antialias", _antialiases),
+    ("RoiAlign", "mode max", _takes_maxima),
+    ("Resize", "coordinates half_pixel_symmetric", _is_symmetric),
+    ("Resize", "the nearest of two elements equally far away", _samples_between),
     ("Resize", "the scales give no whole size", _scales_to_a_fraction),
     ("SequenceInsert", "the position counts from the end", _inserts_from_the_end),
     ("SpaceToDepth", "mode CRD", _is_column_row_depth),
     ("Upsample", "the scales give no whole size", _scales_to_a_fraction),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
 )
+_NAMES_SHOWN = 5
 _NARROW = frozenset(
     number
     for name, number in onnx.TensorProto.DataType.items()
@@ -150,8 +185,30 @@ def refuse_before_simplification(model: onnx.ModelProto) -> None:
 
 
 def refuse_miscomputed(model: onnx.ModelProto) -> None:
-    """Raise UnsupportedOperatorError for every node that would be computed wrongly; `model` has inferred shapes."""
+    """Raise UnsupportedOperatorError for every node that would be computed wrongly; `model` has inferred shapes.
+
+    ModelError where it holds bfloat16 tensors.
+    """
+    _refuse_bfloat16(model)
     _refuse(model, _AFTER_SIMPLIFICATION)
+
+
+def _refuse_bfloat16(model: onnx.ModelProto) -> None:
+    """TVM takes bfloat16, and then fails in code generation: it can store no vector of it."""
+    found = [tensor.name for tensor in tensors(model) if tensor.data_type == onnx.TensorProto.BFLOAT16]
+    found += [
+        value.name
+        for graph in graphs(model)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
+    ]
+    names = list(dict.fromkeys(name for name in found if name)) or ["without name"] * bool(found)
+    if names:
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        raise ModelError(
+            f"bfloat16 is not supported: tensor {', '.join(map(repr, names[:_NAMES_SHOWN]))}{more}",
+            hint="convert the model to float32 or float16",
+        )
 
 
 def _refuse(model: onnx.ModelProto, table: tuple[tuple[str, str, _Rule], ...]) -> None:

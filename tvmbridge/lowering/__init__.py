@@ -12,10 +12,13 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from tvmbridge.errors import CompileError, reason
+from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
+from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.lowering.wide_sums import wide_sums
 from tvmbridge.targets import Target
 
 
@@ -49,9 +52,11 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
     passes = relax.transform
     pipeline = tvm.transform.Sequential(
         [
+            safe_indices,
+            wide_sums,
             passes.DecomposeOpsForInference(),
             passes.CanonicalizeBindings(),
-            passes.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+            channels_last,
             passes.CanonicalizeBindings(),
             fold_constants,
             passes.LegalizeOps(),
@@ -65,6 +70,8 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
         with tvm_target(target):
             module = pipeline(model.module)
     except Exception as exc:  # TVM's passes raise many kinds, from C++ and from Python
+        if is_interrupt(exc):
+            raise KeyboardInterrupt from exc
         raise CompileError(f"{model.name}: lowering for {target.name} failed in TVM: {reason(exc)}") from exc
     return LoweredModel(module, _kernels(module))
 

@@ -48,7 +48,6 @@ class Executable:
         self._signature = signature
         self._device = device
         self._pool = PoolSize(threads)
-        self._process_id = os.getpid()
         bound = bind_weights(weights, device)
         self._weights: tuple[tvm_ffi.Array, ...] = () if bound is None else (bound,)
         self._callers = threading.local()
@@ -77,8 +76,5 @@ class Executable:
         # The host comes last, as TVM has it: shapes are computed there.
         devices = (self._device,) if self._device == HOST else (self._device, HOST)
         machine["vm_initialization"](*(number for device in devices for number in (*device, _POOLED_ALLOCATOR)))
-        # The workers of a pool do not live on in a forked process, and a call on it would wait for them for ever.
-        forked = os.getpid() != self._process_id
-        own = not forked and self._pool.apply()
-        worker = None if own else ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
+        worker = None if self._pool.apply() else ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
         return _Caller(os.getpid(), machine["main"], make_memory(self._signature, self._device), worker)

@@ -21,7 +21,10 @@ class FeedChecker:
         self._expected = tuple((spec.name, numpy_dtype(spec.dtype), spec.shape) for spec in specs)
 
     def order(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
-        """The arrays of the inputs, each of exactly the dtype and shape of its spec. Raises InputError."""
+        """The arrays of the inputs, each of exactly the dtype and shape of its spec, and each index within its limit.
+
+        Raises InputError.
+        """
         if not isinstance(feeds, Mapping):
             raise InputError(
                 f"run() takes a dict of arrays by input name, not a {type(feeds).__name__}", hint=self._show_call()
@@ -33,6 +36,8 @@ class FeedChecker:
             value = feeds[name]
             if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                 value = _convert(self._specs[index], dtype, value)
+            if self._specs[index].index_limit is not None:
+                _require_in_range(self._specs[index], value)
             arrays.append(value)
         return arrays
 
@@ -66,6 +71,19 @@ def _convert(spec: TensorSpec, dtype: np.dtype[Any], value: Any) -> np.ndarray[A
             hint=_explain(spec, array),
         )
     return array
+
+
+def _require_in_range(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
+    """Refuse an index out of range: the compiled model would clip it, and compute something else."""
+    limit = spec.index_limit
+    if limit is None or not array.size:
+        return
+    for value in (int(array.min()), int(array.max())):
+        if not -limit <= value < limit:
+            raise InputError(
+                f"input {spec.name!r}: {value} is no index of {limit} elements",
+                hint=f"the model looks its values up: they lie between {-limit} and {limit - 1}",
+            )
 
 
 def _explain(spec: TensorSpec, array: np.ndarray[Any, Any]) -> str:

@@ -42,7 +42,7 @@ class Session:
 
         inputs: arrays of exactly the dtypes and shapes of `self.inputs`. A row-major array at an address that 64
         divides is read in place; any other is copied first. Several calls may run at once, each from its own thread.
-        Raises InputError for a wrong name, dtype or shape, ValueError after close().
+        Raises InputError for a wrong name, dtype or shape or an index out of range, ValueError after close().
         """
         executable = self._executable
         if executable is None:

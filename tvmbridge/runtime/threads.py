@@ -8,10 +8,16 @@ as an x86 machine has CPUs, and ties the calling thread to the first of those CP
 from __future__ import annotations
 
 import os
+import threading
 
 import tvm_ffi
 
 _SHARE_CPUS = -3  # kSpecifyThreadShareAllCore: a worker may run on any of the CPUs named
+
+
+# Which process made this thread's pool: TVM's own state, which it does not tell. A pool's workers do not live on in a
+# forked process, where a call on it would wait for them for ever.
+_pool_of_thread = threading.local()
 
 
 class PoolSize:
@@ -23,10 +29,13 @@ class PoolSize:
         self._count = tvm_ffi.get_global_func("runtime.NumThreads")
 
     def apply(self) -> bool:
-        """Set it for calls made on this thread; False where this thread's pool was made with fewer before.
+        """Set it for calls made on this thread; False where the thread's pool is smaller, or was left by a fork.
 
         The CPUs that this thread may run on stay as they were.
         """
+        if getattr(_pool_of_thread, "process_id", os.getpid()) != os.getpid():
+            return False
+        _pool_of_thread.process_id = os.getpid()
         allowed = sorted(os.sched_getaffinity(0))
         cpus = [str(cpu) for cpu in allowed]
         self._configure(_SHARE_CPUS, self.threads, [cpus[index % len(cpus)] for index in range(self.threads)])
