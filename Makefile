@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-quick test-compiler test-slow check clean
+.PHONY: demo test test-quick test-compiler test-slow check bench clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -23,6 +23,9 @@ check: $(READY)         ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy tvmbridge
+
+bench: $(READY)         ## untuned builds beside TVM's default and ONNX Runtime, all networks, one thread
+	$(BIN)/python benchmarks/untuned.py
 
 $(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh
 	$(PYTHON) -m venv .venv

@@ -68,7 +68,7 @@ def compare(name: str, threads: int, seconds: float) -> dict[str, object]:
             return (result if isinstance(result, tvm.runtime.Tensor) else result[0]).numpy()
 
         with tvmbridge.load(bundle, threads=threads) as session:
-            compare_outputs(expected, session.run(feeds), model.signature).require()
+            assert compare_outputs(expected, session.run(feeds), model.signature).passes(), f"{name} is wrong"
             first = model.signature.outputs[0].name
             np.testing.assert_allclose(run_default(), expected[first], rtol=1e-2, atol=1e-3)
             ours = measure_latency(lambda: session.run(feeds), lambda: reference.run(feeds), seconds=seconds)

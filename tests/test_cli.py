@@ -234,7 +234,7 @@ def test_log_show_and_merge(built, tmp_path, run):
     code, out, _ = run("log", "show", merged, "--json")
     assert code == 0 and sum(kernel["trials"] for kernel in json.loads(out)["kernels"]) == 4
     code, out, _ = run("log", "show", merged)
-    assert code == 0 and "4 trials" in out
+    assert code == 0 and "4 trials" in out and out.count("kind=x86") == 1
 
 
 COMMANDS = [

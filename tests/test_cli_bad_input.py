@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tests.onnx_models as models
+import tvmbridge
 from tvmbridge.cli import main
 
 pytestmark = pytest.mark.compiler
@@ -127,9 +130,57 @@ def test_an_output_that_cannot_be_written_is_said_before_any_work(fails, folder,
     assert output in fails("build", "m.onnx", "--target", "native", "--no-tune", "-o", output)
 
 
+@pytest.mark.parametrize("output", ["m.onnx", "notes.txt"])
+def test_an_output_that_would_replace_something_else_is_refused(fails, folder, output):
+    save(models.mlp())
+    (folder / "notes.txt").write_text("mine")
+    assert output in fails("build", "m.onnx", "--target", "native", "--no-tune", "-o", output)
+
+
+def test_an_output_without_a_name_is_wrong_usage(fails):
+    save(models.mlp())
+    assert "-o" in fails("build", "m.onnx", "--target", "native", "-o", "", status=2)
+
+
+def test_an_unknown_name_to_accept_is_refused_before_any_work(fails):
+    save(models.mlp())
+    err = fails("build", "m.onnx", "--target", "native", "--no-tune", "--accept-inaccurate", "nativ")
+    assert "nativ" in err and "native" in err
+
+
+def test_wrong_usage_as_json_is_json(folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["build", "--json"])
+    assert ended.value.code == 2 and json.loads(capsys.readouterr().out)["error"]["kind"] == "UsageError"
+
+
+def test_output_that_cannot_be_written_is_an_error_in_one_line(folder):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tvmbridge", "targets", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot write" in done.stderr
+
+
+def test_a_terminal_that_knows_only_ascii_gets_escapes_and_no_traceback(folder):
+    command = [sys.executable, "-m", "tvmbridge", "log", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_modules_of_the_current_folder_are_not_imported_by_our_own_processes(folder):
+    save(models.mlp())
+    (folder / "select.py").write_text("raise SystemExit('the wrong select')")
+    command = [sys.executable, "-c", "import sys; from tvmbridge.cli import main; main(sys.argv[1:])"]
+    build = ["build", "m.onnx", "--target", "native", "--trials", "1", "-o", "m.tvmb"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(tvmbridge.__file__).parents[1])}
+    done = subprocess.run([*command, *build], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_space_for_the_bundle_leaves_the_old_one_as_it_was(folder):
     save(models.mlp())
-    (folder / "m.tvmb").write_bytes(b"the bundle of yesterday")
+    (folder / "m.tvmb").write_bytes(b"PK\x03\x04 the bundle of yesterday")
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))  # less than TVM's runtime library
@@ -137,7 +188,7 @@ def test_no_space_for_the_bundle_leaves_the_old_one_as_it_was(folder):
     command = [sys.executable, "-m", "tvmbridge", "build", "m.onnx", "--target", "native", "--no-tune"]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr and "write" in done.stderr
-    assert (folder / "m.tvmb").read_bytes() == b"the bundle of yesterday"
+    assert (folder / "m.tvmb").read_bytes() == b"PK\x03\x04 the bundle of yesterday"
     assert sorted(path.name for path in folder.iterdir()) == ["m.onnx", "m.tvmb"]
 
 

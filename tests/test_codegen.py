@@ -178,7 +178,6 @@ def test_elf_facts_of_something_else_are_an_error_that_names_it(tmp_path: Path) 
 def test_elf_facts_name_the_glibc_floor() -> None:
     facts = read_elf_facts(Path(shutil.which("env") or "/usr/bin/env").resolve())
     assert facts.glibc is not None and facts.glibc.startswith("2.")
-    assert any(name.startswith("libc.so") for name in facts.needed)
 
 
 def fatbin(*entries: tuple[int, int]) -> bytes:

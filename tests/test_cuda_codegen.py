@@ -12,7 +12,7 @@ from kernels import lower_expression, random_array
 from tvm import relax
 
 from tvmbridge.codegen import build_variant, cuda
-from tvmbridge.codegen.cuda import find_nvcc, nvcc_architectures
+from tvmbridge.codegen.cuda import nvcc_architectures, require_nvcc
 from tvmbridge.codegen.fatbin import list_machine_code, parse_machine_code
 from tvmbridge.errors import ToolchainError
 from tvmbridge.lowering import LoweredModel
@@ -26,7 +26,7 @@ TARGET = parse_preset("cuda:sm_80,sm_90")
 @pytest.fixture(scope="session")
 def requires_nvcc() -> str:
     try:
-        return find_nvcc()
+        return require_nvcc()
     except ToolchainError as exc:
         pytest.skip(f"not run: needs nvcc: {exc.hint}")
 
@@ -72,7 +72,7 @@ def test_an_architecture_that_nvcc_does_not_know_is_an_error_that_lists_those_it
 def test_a_missing_nvcc_is_an_error_that_names_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(ToolchainError, match="no nvcc on this machine") as caught:
-        find_nvcc()
+        require_nvcc()
     assert "cuda-nvcc" in str(caught.value.hint)
 
 

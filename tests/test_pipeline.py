@@ -14,6 +14,7 @@ import tests.onnx_models as models
 import tvmbridge
 from tvmbridge import pipeline
 from tvmbridge.bundle import open_bundle
+from tvmbridge.verify.reference import ReferenceUnavailable
 
 pytestmark = pytest.mark.compiler
 
@@ -141,7 +142,7 @@ def test_two_untuned_builds_give_the_same_library_and_weights(tmp_path):
 
 def test_a_model_that_onnx_runtime_does_not_take_is_built_unverified(tmp_path, monkeypatch):
     def refuse(*_arguments, **_options):
-        raise tvmbridge.ModelError("reference unavailable: it does not take the model")
+        raise ReferenceUnavailable("reference unavailable: it does not take the model")
 
     monkeypatch.setattr("tvmbridge.verify.variant.ReferenceSession", refuse)
     model = imported(models.mlp(), tmp_path)
@@ -155,6 +156,49 @@ def test_a_model_given_as_a_proto_is_built_like_a_file(tmp_path):
     assert report.outcomes[0].variant.accuracy.max_relative < 1e-4
 
 
+def test_a_target_may_be_a_preset_by_name_and_no_name_twice(tmp_path):
+    model = tvmbridge.import_onnx(models.mlp())
+    assert tvmbridge.build(model, ["native"], tmp_path / "model.tvmb").failed == ()
+    with pytest.raises(tvmbridge.TargetError, match="native"):
+        tvmbridge.build(model, ["native", "native"], tmp_path / "model.tvmb")
+    with pytest.raises(tvmbridge.TargetError, match="no targets"):
+        tvmbridge.build(model, [], tmp_path / "model.tvmb")
+
+
+def test_what_goes_wrong_unforeseen_for_one_target_leaves_the_others(tmp_path, monkeypatch):
+    lower = pipeline.lower
+
+    def fail(model, target):
+        if target.kind == "arm":
+            raise OSError(28, "No space left on device")
+        return lower(model, target)
+
+    monkeypatch.setattr(pipeline, "lower", fail)
+    model = tvmbridge.import_onnx(models.mlp())
+    report = tvmbridge.build(model, ["arm", "native"], tmp_path / "model.tvmb")
+    assert [outcome.target.name for outcome in report.failed] == ["arm"] and report.output is not None
+    assert "No space left" in report.failed[0].error.message
+
+
+def test_inputs_that_onnx_runtime_rejects_fail_the_target_and_do_not_leave_it_unverified(tmp_path, monkeypatch):
+    model = tvmbridge.import_onnx(models.mlp())
+
+    def refuse(*_arguments, **_options):
+        raise tvmbridge.ModelError("it failed on the inputs")
+
+    monkeypatch.setattr("tvmbridge.verify.variant.ReferenceSession.run", refuse)
+    report = tvmbridge.build(model, ["native"], tmp_path / "model.tvmb")
+    assert report.output is None and "failed on the inputs" in report.failed[0].error.message
+
+
+def test_a_model_that_sorts_carries_the_library_that_it_needs(tmp_path):
+    node = onnx.helper.make_node("TopK", ["x", "k"], ["values", "indices"], axis=-1)
+    outputs = [models.value("values", [3, 5]), models.value("indices", [3, 5], models.INT64)]
+    proto = models.model([node], [models.value("x", [3, 17])], outputs, {"k": np.array([5], np.int64)})
+    report = tvmbridge.build(tvmbridge.import_onnx(proto), ["native"], tmp_path / "model.tvmb")
+    assert report.failed == () and report.outcomes[0].variant.accuracy.max_relative < 1e-6
+
+
 def test_every_stage_is_announced(tmp_path):
     events = []
     model = imported(models.mlp(), tmp_path)
@@ -162,5 +206,5 @@ def test_every_stage_is_announced(tmp_path):
     budget, log = tvmbridge.Budget(trials=2), tmp_path / "m.tune.jsonl"
     tvmbridge.build(model, targets, tmp_path / "m.tvmb", budget=budget, log=log, on_event=events.append)
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["lower", "tune", "compile", "verify", "write"]
+    assert stages == ["lower", "tune", "compile", "verify", "done", "write"]
     assert [event.tuning for event in events if event.tuning is not None][-1].ended == "2 trials spent"

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx_models import BOOL, FLOAT, INT64, embedding, mlp, model, one_node, random_weight, value, with_function
 
-from tvmbridge.errors import InputError, ModelFileError
+from tvmbridge.errors import InputError, ModelFileError, OutputError
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.verify import random_inputs, read_inputs
+from tvmbridge.verify.inputs import write_arrays
 
 
 def signature_of(graph: onnx.ModelProto) -> ModelSignature:
@@ -177,3 +178,30 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, cut, where
         assert read_inputs(path, SIGNATURE)["x"].shape == (3, 5)
     except InputError as error:
         assert "in.npz" in error.message
+
+
+def test_arrays_are_written_under_any_name_and_replace_what_was_there(tmp_path):
+    path = tmp_path / "out.npz"
+    path.write_bytes(b"old")
+    arrays = {"file": np.arange(3), "a/b": np.ones((2, 0)), "x": np.array(2.5)}
+    write_arrays(path, arrays)
+    with np.load(path) as read:
+        assert {name: read[name].tolist() for name in read.files} == {k: v.tolist() for k, v in arrays.items()}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "out.npz"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_arrays(path, {"a": np.arange(9), "b": np.array([None])})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.npz"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_missing_or_is_the_target_is_an_error_of_ours(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "none" / "out.npz", tmp_path / "folder"):
+        with pytest.raises(OutputError, match="cannot write the arrays"):
+            write_arrays(path, {"a": np.arange(3)})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]

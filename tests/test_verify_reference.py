@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx_models import conv_bn_relu, mlp, one_node, two_outputs
 
 from tvmbridge.errors import ModelError
-from tvmbridge.verify import ReferenceSession
+from tvmbridge.verify import ReferenceSession, ReferenceUnavailable
 
 
 def test_a_proto_and_a_file_with_external_data_give_the_same_outputs(tmp_path):
@@ -36,14 +37,14 @@ def test_a_symbolic_batch_takes_any_size():
 
 
 def test_an_operator_that_it_does_not_implement_makes_it_unavailable():
-    with pytest.raises(ModelError, match="reference unavailable: onnxruntime"):
+    with pytest.raises(ReferenceUnavailable, match="reference unavailable: onnxruntime"):
         ReferenceSession(one_node("Rocket", domain="acme"))
 
 
 def test_a_missing_or_damaged_file_makes_it_unavailable(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"\xff")
     for path in (tmp_path / "none.onnx", tmp_path / "bad.onnx"):
-        with pytest.raises(ModelError, match="reference unavailable"):
+        with pytest.raises(ReferenceUnavailable, match="reference unavailable"):
             ReferenceSession(path)
 
 
@@ -51,11 +52,18 @@ def test_a_missing_or_damaged_file_makes_it_unavailable(tmp_path):
     "feeds", [{}, {"x": np.zeros((5, 16), np.float32)}, {"x": np.zeros((5, 17))}, {"z": np.zeros(1, np.float32)}]
 )
 def test_feeds_that_do_not_fit_are_an_error_of_ours(feeds):
-    with pytest.raises(ModelError, match="failed on the inputs"):
+    with pytest.raises(ModelError, match="failed on the inputs") as caught:
         ReferenceSession(mlp(), threads=1).run(feeds)
+    assert not isinstance(caught.value, ReferenceUnavailable)
+
+
+def test_a_file_whose_name_is_no_text_is_taken(tmp_path):
+    path = tmp_path / os.fsdecode(b"m\xff.onnx")
+    onnx.save(mlp(), path)
+    assert ReferenceSession(path, threads=1).run({"x": np.ones((5, 17), np.float32)})["logits"].shape == (5, 10)
 
 
 def test_without_onnxruntime_the_hint_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelError, match="pip install onnxruntime"):
+    with pytest.raises(ReferenceUnavailable, match="pip install onnxruntime"):
         ReferenceSession(mlp())

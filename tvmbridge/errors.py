@@ -16,7 +16,7 @@
     │   ├── DigestError       a member's bytes are not those that the manifest promises
     │   ├── NewerVersionError written by a newer tvmbridge
     │   └── NoVariantError    no variant of the bundle runs on this machine (.reasons)
-    ├── InputError            run() got a wrong name, shape or dtype
+    ├── InputError            run() got a wrong name, shape or dtype, or an index out of range
     └── OutputError           a result cannot be written: no space, no permission, no such folder
 
 An error says what happened to which thing (`str(error)`) and, in `hint`, what to do about it. A programming mistake is
@@ -124,7 +124,7 @@ class NoVariantError(ArtifactError):
 
 
 class InputError(TvmBridgeError):
-    """run() was given a wrong name, shape or dtype."""
+    """run() was given a wrong name, shape or dtype, or an index out of range."""
 
 
 class OutputError(TvmBridgeError):
@@ -135,3 +135,8 @@ def reason(exc: BaseException) -> str:
     """One line that says what a foreign exception was: its kind and the first line of its message."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return f"{type(exc).__name__}: {lines[0]}" if lines else type(exc).__name__
+
+
+def is_interrupt(exc: BaseException) -> bool:
+    """Whether an exception out of TVM is Ctrl-C: tvm_ffi makes a RuntimeError without words of KeyboardInterrupt."""
+    return isinstance(exc, KeyboardInterrupt) or (isinstance(exc, RuntimeError) and not str(exc))

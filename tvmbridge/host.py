@@ -298,8 +298,13 @@ def find_tools(
         ("cc", which("cc") or which("gcc") or which("clang"), "linking targets of this machine", "apt install gcc"),
         (cross, which(cross), cross_need, f"apt install {package}"),
         ("ld.lld", which("ld.lld"), "linking any CPU target", "apt install lld"),
-        ("zig", which("zig") or _ziglang(), "linking any CPU target", "pip install ziglang"),
-        ("nvcc", _nvcc(which, environ), "cuda targets", "install the CUDA toolkit 12 or newer and put nvcc on PATH"),
+        ("zig", find_zig(which), "linking any CPU target", "pip install ziglang"),
+        (
+            "nvcc",
+            find_nvcc(which, environ),
+            "cuda targets",
+            "install the CUDA toolkit, set CUDA_HOME",
+        ),
     )
     return tuple(
         Tool(
@@ -313,8 +318,10 @@ def find_tools(
     )
 
 
-def _ziglang() -> str | None:
-    """The zig program inside the `ziglang` package from PyPI, where that is installed."""
+def find_zig(which: Callable[[str], str | None]) -> str | None:
+    """zig on PATH, else the program inside the `ziglang` package from PyPI; None where there is neither."""
+    if path := which("zig"):
+        return path
     spec = importlib.util.find_spec("ziglang")
     if spec is None or not spec.origin:
         return None
@@ -322,7 +329,7 @@ def _ziglang() -> str | None:
     return str(program) if program.is_file() else None
 
 
-def _nvcc(which: Callable[[str], str | None], environ: Mapping[str, str]) -> str | None:
+def find_nvcc(which: Callable[[str], str | None], environ: Mapping[str, str]) -> str | None:
     """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it."""
     folders = [environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]
     return which("nvcc") or next(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import tempfile
 import time
@@ -12,20 +13,23 @@ from typing import TYPE_CHECKING
 
 from tvmbridge.bundle import BuiltVariant, ModelFacts, write_bundle
 from tvmbridge.codegen import KernelPlan, build_variant
-from tvmbridge.codegen.cuda import find_nvcc
+from tvmbridge.codegen.cuda import require_nvcc
 from tvmbridge.codegen.link import find_linker
-from tvmbridge.errors import LogError, TvmBridgeError
+from tvmbridge.errors import CompileError, TargetError, TvmBridgeError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import lower
-from tvmbridge.targets import Target
+from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.log import read_log, render_log
 from tvmbridge.tuning.tune import TuneProgress, tune_lowered, why_not_tuned
-from tvmbridge.verify.compare import TOLERANCE
-from tvmbridge.verify.variant import VariantCheck, require_accuracy, verify_variant
+from tvmbridge.verify.compare import default_tolerance
+from tvmbridge.verify.variant import VariantCheck, require_working, verify_variant
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,8 @@ class TargetOutcome:
     """What became of one target.
 
     error: why there is no variant; None where there is one.
-    check: how it did against ONNX Runtime. untuned_because: why nothing was tuned although a budget was given.
+    check: how it did against ONNX Runtime.
+    untuned_because: why nothing was tuned although there was a budget and a log.
     """
 
     target: Target
@@ -62,50 +67,66 @@ class BuildReport:
 
 @dataclasses.dataclass(frozen=True)
 class BuildEvent:
-    """A stage begins for a target; while it tunes, `tuning` says where it stands."""
+    """A stage begins for a target: lower, tune, compile, verify, done; then write, for the bundle (target "").
+
+    tuning: where it stands, while it tunes. outcome: what became of the target, when it is done.
+    """
 
     target: str
     stage: str
     tuning: TuneProgress | None = None
+    outcome: TargetOutcome | None = None
 
 
 def build(
     model: ImportedModel,
-    targets: Sequence[Target],
+    targets: Sequence[Target | str],
     output: str | os.PathLike[str],
     *,
     tune: bool = True,
     budget: Budget | None = None,
     log: str | os.PathLike[str] | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     accept_inaccurate: Sequence[str] = (),
     seed: int = 0,
     on_event: Callable[[BuildEvent], None] | None = None,
 ) -> BuildReport:
     """Build one bundle with a variant for each target: lower, tune, compile, verify, write.
 
+    targets: Target values, or presets by name ("native", "arm:cortex-a72").
     tune: whether to measure at all; records in `log` are used in any case. budget: what each target that is measured
     here may spend; None: what the target itself declares, and no tuning where it declares nothing. log: the tuning log,
     read and appended to; None: no tuning. inputs: user data to verify with besides random data.
-    tolerance: of max|a-b| / max|reference| against ONNX Runtime. accept_inaccurate: names of targets that are written
-    even if they miss it.
+    tolerance: of max|a-b| / max|reference| against ONNX Runtime; None: what the outputs' dtypes allow.
+    accept_inaccurate: names of targets that are written even if they miss it.
 
     A target that fails is an outcome with an error; the others are built. Nothing is written where all fail. Raises
-    OutputError where the bundle cannot be written, LogError where the log cannot be used.
+    TargetError where the targets cannot go into one bundle, OutputError where the bundle cannot be written, LogError
+    where the log cannot be used.
     """
-    work = _Work(model, tune, budget, log, inputs, tolerance, frozenset(accept_inaccurate), seed, on_event or _ignore)
+    chosen = [parse_preset(target) if isinstance(target, str) else target for target in targets]
+    _refuse_arguments(chosen, accept_inaccurate)
+    if log is not None and os.path.exists(log):
+        read_log(log)  # a log that cannot be used is said now, not after the first target's work
+    limit = default_tolerance(model.signature) if tolerance is None else tolerance
+    work = _Work(model, tune, budget, log, inputs, limit, frozenset(accept_inaccurate), seed, on_event or _ignore)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="tvmbridge-build-") as folder:
-        for target in targets:
+        for target in chosen:
             started = time.monotonic()
             try:
                 outcome = _build_target(work, target, Path(folder))
-            except LogError:
-                raise  # the same for every target, and not to be built around
             except TvmBridgeError as exc:
                 outcome = TargetOutcome(target, 0.0, error=exc)
+            except Exception as exc:  # whatever goes wrong for one target, the others are built
+                if is_interrupt(exc):
+                    raise KeyboardInterrupt from exc
+                LOGGER.debug("%s failed", target.name, exc_info=True)
+                unexpected = CompileError(f"unexpected {reason(exc)}", hint="please report it, with the output of -v")
+                outcome = TargetOutcome(target, 0.0, error=unexpected)
             outcomes.append(dataclasses.replace(outcome, seconds=time.monotonic() - started))
+            work.say(BuildEvent(target.name, "done", outcome=outcomes[-1]))
         facts = ModelFacts(model.name, model.sha256, model.opset)
         variants = [outcome.variant for outcome in outcomes if outcome.variant is not None]
         if variants:
@@ -119,6 +140,18 @@ def build(
                 log=render_log(used) if used else None,
             )
     return BuildReport(facts, Path(output) if variants else None, tuple(outcomes))
+
+
+def _refuse_arguments(targets: Sequence[Target], accept_inaccurate: Sequence[str]) -> None:
+    names = [target.name for target in targets]
+    if not names:
+        raise TargetError("there are no targets to build for", hint='for this machine: parse_preset("native")')
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TargetError(f"two targets are called {', '.join(twice)}", hint="a bundle has one variant of a name")
+    unknown = sorted(set(accept_inaccurate) - set(names))
+    if unknown:
+        raise TargetError(f"no target is called {', '.join(unknown)}", hint=f"the targets are {', '.join(names)}")
 
 
 def _ignore(_event: BuildEvent) -> None:
@@ -146,7 +179,7 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
 
     find_linker(target.machine)  # before any work is done for a target that cannot be linked
     if target.kind == "cuda":
-        find_nvcc()
+        require_nvcc()
     stage("lower")
     lowered = lower(work.model, target)
     tuning, untuned_because = None, None
@@ -166,10 +199,15 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
     stage("compile")
     records = read_log(work.log) if work.log is not None and os.path.exists(work.log) else None
     variant, kernels = build_variant(lowered, target, records, folder)
-    stage("verify")
-    check = verify_variant(work.model, variant, work.inputs, tolerance=work.tolerance, seed=work.seed)
-    if target.name not in work.accept_inaccurate:
-        require_accuracy(check)
+    check = verify_variant(
+        work.model,
+        variant,
+        work.inputs,
+        tolerance=work.tolerance,
+        seed=work.seed,
+        on_run=lambda: stage("verify"),
+    )
+    require_working(check, accept_inaccurate=target.name in work.accept_inaccurate)
     variant = dataclasses.replace(
         variant,
         accuracy=check.accuracy,

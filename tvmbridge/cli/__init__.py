@@ -6,7 +6,9 @@ The only place that exits or sets up logging. Exit codes: 0 all well; 1 somethin
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 
 import click
@@ -14,7 +16,7 @@ import click
 from tvmbridge.cli.build import build_command, tune_command
 from tvmbridge.cli.inspect import check_command, doctor_command, inspect_command, targets_command
 from tvmbridge.cli.log import log_group
-from tvmbridge.cli.output import print_error
+from tvmbridge.cli.output import print_error, print_json
 from tvmbridge.cli.run import bench_command, run_command, verify_command
 from tvmbridge.errors import TvmBridgeError
 from tvmbridge.version import __version__
@@ -58,10 +60,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no terminal is too old for what we have to say
     try:
         code = tvmbridge.main(arguments, prog_name="tvmbridge", standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as exc:
-        exc.show()
+        if as_json:
+            print_json({"error": {"kind": "UsageError", "message": exc.format_message(), "hint": None}})
+        else:
+            exc.show()
         sys.exit(exc.exit_code)
     except TvmBridgeError as exc:
         print_error(exc, as_json)
@@ -70,6 +79,15 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; Python would complain about that at exit
+        _drop_output()
+        sys.exit(FAILED)
+    except OSError as exc:  # every file of ours is named where it fails: what is left is our own output
+        _drop_output()
+        click.echo(f"error: cannot write the output: {exc.strerror or exc}", err=True)
         sys.exit(FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Whoever read our output has gone, or it is full: Python must not try again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

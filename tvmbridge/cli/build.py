@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from tvmbridge.cli.options import (
 )
 from tvmbridge.cli.output import describe_error, print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
+from tvmbridge.errors import OutputError, TvmBridgeError
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildReport, TargetOutcome
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 _trials = click.option("--trials", type=click.IntRange(0), help="Trials per target, those in the log too.")
 _minutes = click.option("--minutes", type=click.FloatRange(0), help="Time to tune each target for.")
-_seed = click.option("--seed", type=int, default=0, show_default=True, help="Of random data and of the search.")
+_seed = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random data and of the search."
+)
 _log = click.option(
     "--log", type=click.Path(), help="The tuning log, read and appended to; default: beside the output, *.tune.jsonl."
 )
@@ -39,7 +43,7 @@ _log = click.option(
 @_log
 @click.option("-o", "--output", type=click.Path(), help="The bundle to write; default: the model's name with .tvmb.")
 @click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input, to verify with too.")
-@click.option("--tolerance", type=click.FloatRange(0), default=1e-3, show_default=True, help="Of the relative error.")
+@click.option("--tolerance", type=click.FloatRange(0), help="Of the relative error; 1e-3, for float16 1e-2.")
 @click.option(
     "--accept-inaccurate", multiple=True, metavar="NAME", help="Write this target even if it misses the tolerance."
 )
@@ -57,7 +61,7 @@ def build_command(
     log: str | None,
     output: str | None,
     inputs: str | None,
-    tolerance: float,
+    tolerance: float | None,
     accept_inaccurate: tuple[str, ...],
     seed: int,
     as_json: bool,
@@ -76,10 +80,10 @@ def build_command(
         raise click.UsageError("--no-tune leaves nothing to spend --trials or --minutes on")
     targets = resolve_targets(targets_file, names)
     path = Path(output) if output is not None else Path(Path(model).stem + ".tvmb")
+    _refuse_output(path, model, inputs, targets_file, log)
     log_path = Path(log) if log is not None else path.with_suffix(".tune.jsonl")
     budget = make_budget(trials, minutes)
-    _refuse_unwritable(path)
-    with BuildDisplay(quiet=as_json, resume=f"tuning log: {log_path}; run the same command again to go on") as display:
+    with BuildDisplay(quiet=as_json, targets=len(targets), resume=_resume(log_path)) as display:
         display.say("import", Path(model).name)
         imported = import_model(model, shapes, dims)
         from tvmbridge.pipeline import build
@@ -138,8 +142,8 @@ def tune_command(
     unlimited = [target.name for target in targets if given is None and target.budget is None]
     if unlimited:
         raise click.UsageError(f"say how long to tune {', '.join(unlimited)}: --minutes 10 or --trials 500")
-    results = []
-    with BuildDisplay(quiet=as_json, resume=f"tuning log: {log_path}; run the same command again to go on") as display:
+    results, failures = [], {}
+    with BuildDisplay(quiet=as_json, targets=len(targets), resume=_resume(log_path)) as display:
         display.say("import", Path(model).name)
         imported = import_model(model, shapes, dims)
         from tvmbridge.tuning.tune import tune
@@ -147,30 +151,47 @@ def tune_command(
         for target in targets:
             budget = given or target.budget
             assert budget is not None
-            results.append(
-                tune(imported, target, budget=budget, log=log_path, seed=seed, on_progress=display.on_tuning)
-            )
+            try:
+                results.append(
+                    tune(imported, target, budget=budget, log=log_path, seed=seed, on_progress=display.on_tuning)
+                )
+            except TvmBridgeError as exc:
+                failures[target.name] = exc
     if as_json:
-        print_json({"log": str(log_path), "targets": [_describe_tuning(result) for result in results]})
+        failed = {name: describe_error(failure) for name, failure in failures.items()}
+        described = [_describe_tuning(result) for result in results]
+        print_json({"log": str(log_path), "targets": described, "failed": failed})
     else:
-        print_table(None, ["target", "trials", "failed", "kernels, untuned", "tuned", "ended"], _tuning_rows(results))
-        click.echo(f"wrote {log_path}")
-    return 0
+        if results:
+            print_table(["target", "trials", "failed", "untuned", "tuned", "ended"], _tuning_rows(results))
+            click.echo(f"wrote {log_path}")
+        for name, failure in failures.items():
+            click.echo(f"{name}: {failure}", err=True)
+    return 1 if failures else 0
 
 
-def _refuse_unwritable(path: Path) -> None:
-    """Say so now, not after minutes of tuning."""
-    import os
+def _resume(log: Path) -> str:
+    return f"run the same command again to go on from {log}"
 
-    from tvmbridge.errors import OutputError
 
+def _refuse_output(path: Path, model: str, *others: str | None) -> None:
+    """Say now, not after minutes of work, that the bundle cannot be written there, or would replace something else."""
     folder = path.parent
+    if path.name in ("", "."):
+        raise click.UsageError("-o names no file, as in -o model.tvmb")
     if not folder.is_dir():
         raise OutputError(f"{path}: there is no folder {folder}", hint=f"mkdir -p {folder}")
     if path.is_dir():
         raise OutputError(f"{path} is a folder", hint="name a file: -o model.tvmb")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written", hint="choose another with -o")
+    if path.exists():
+        for other in (model, *others):
+            if other is not None and os.path.exists(other) and path.samefile(other):
+                raise OutputError(f"{path} is an input of this command, which a bundle would replace")
+        with path.open("rb") as file:
+            if path.stat().st_size and file.read(4) != b"PK\x03\x04":
+                raise OutputError(f"{path} exists and is no bundle", hint="choose another name with -o, or remove it")
 
 
 def _tuning_rows(results: list[TuneProgress]) -> list[list[str]]:
@@ -184,15 +205,20 @@ def _tuning_rows(results: list[TuneProgress]) -> list[list[str]]:
 
 def _print_report(report: BuildReport) -> None:
     columns = ["target", "built", "kernels tuned", "verified", "latency", "ONNX Runtime", "seconds"]
-    print_table(None, columns, [_outcome_row(outcome) for outcome in report.outcomes])
+    print_table(columns, [_outcome_row(outcome) for outcome in report.outcomes])
     for outcome in report.outcomes:
+        name = outcome.target.name
         if outcome.error is not None:
-            click.echo(f"{outcome.target.name}: {outcome.error}", err=True)
-        elif outcome.untuned_because is not None:
-            click.echo(f"{outcome.target.name}: not tuned: {outcome.untuned_because}", err=True)
+            click.echo(f"{name}: {outcome.error}", err=True)
+        if outcome.untuned_because is not None:
+            click.echo(f"{name}: not tuned: {outcome.untuned_because}", err=True)
+        if outcome.check is not None and outcome.check.unverified_because is not None:
+            click.echo(f"{name}: not run here: {' '.join(outcome.check.unverified_because.split())}", err=True)
+        for warning in outcome.check.warnings if outcome.check is not None else ():
+            click.echo(f"{name}: {warning}", err=True)
         for plan in outcome.kernels:
             for line in plan.skipped:
-                click.echo(f"{outcome.target.name}: {plan.kernel.name} takes {plan.template.name}: {line}", err=True)
+                click.echo(f"{name}: {plan.kernel.name} takes {plan.template.name}: {line}", err=True)
     if report.output is not None:
         click.echo(f"wrote {report.output} ({report.output.stat().st_size / 1e6:.1f} MB)")
     else:
@@ -206,9 +232,7 @@ def _outcome_row(outcome: TargetOutcome) -> list[str]:
         return [outcome.target.name, "failed", "–", "–", "–", "–", seconds]
     accuracy = variant.accuracy
     latency = outcome.check.latency if outcome.check else None
-    verified = f"not run: {variant.unverified_because}"
-    if accuracy is not None:
-        verified = f"{accuracy.max_relative:.1e} relative"
+    verified = f"{accuracy.max_relative:.1e} relative" if accuracy is not None else "not run here"
     return [
         outcome.target.name,
         "yes",

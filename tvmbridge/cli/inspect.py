@@ -9,6 +9,7 @@ import click
 
 from tvmbridge.cli.options import json_option, resolve_targets, target_options
 from tvmbridge.cli.output import print_json, print_table, show_us
+from tvmbridge.version import __version__
 
 if TYPE_CHECKING:
     from tvmbridge.host import Tool
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path())
 @json_option
 def inspect_command(bundle: str, as_json: bool) -> int:
-    """Show what BUNDLE says of itself: model, inputs, outputs, variants. Nothing of it is run.
+    """Show what BUNDLE says of itself; nothing of it is run.
 
     \b
     tvmbridge inspect model.tvmb
@@ -46,14 +47,14 @@ def inspect_command(bundle: str, as_json: bool) -> int:
                 f"{variant.kind} {variant.cpu} {' '.join(variant.architectures)}".strip(),
                 str(variant.cores),
                 f"{variant.tuned_kernels} of {variant.kernels}",
-                f"{accuracy.max_relative:.1e} relative" if accuracy else f"not run: {variant.unverified_because}",
+                f"{accuracy.max_relative:.1e} relative" if accuracy else "not run there",
                 show_us(variant.latency_us),
                 f"{sum(weight.size_bytes for weight in variant.weights) / 1e6:.1f} MB",
                 variant.requires.glibc or "–",
             ]
         )
     columns = ["variant", "hardware", "cores", "kernels tuned", "verified", "latency", "weights", "glibc"]
-    print_table(None, columns, rows)
+    print_table(columns, rows)
     return 0
 
 
@@ -75,7 +76,7 @@ def check_command(bundle: str, as_json: bool) -> int:
     if as_json:
         print_json({"runs": runs, "variants": [dataclasses.asdict(verdict) for verdict in verdicts]})
     else:
-        print_table(None, ["variant", "here", "because"], [[v.variant, v.level, v.reason] for v in verdicts])
+        print_table(["variant", "here", "because"], [[v.variant, v.level, v.reason] for v in verdicts])
     return 0 if runs else 1
 
 
@@ -106,16 +107,16 @@ def targets_command(targets_file: str | None, names: tuple[str, ...], as_json: b
         ]
         for target in targets
     ]
-    print_table(None, ["target", "kind", "cpu", "cores", "measured", "budget"], rows)
+    print_table(["target", "kind", "cpu", "cores", "measured", "budget"], rows)
     return 0
 
 
 @click.command("doctor")
 @json_option
 def doctor_command(as_json: bool) -> int:
-    """Say what this machine is, and which tools it has or lacks for each kind of target.
+    """Say what this machine is and which tools it has.
 
-    Exit code 1 when nothing can be built here.
+    Exit code 1 when a package or every linker is missing.
 
     \b
     tvmbridge doctor
@@ -123,7 +124,9 @@ def doctor_command(as_json: bool) -> int:
     from tvmbridge.host import detect_host, find_tools
 
     host, tools, packages = detect_host(gpus=True), find_tools(), _packages()
-    broken = any(version is None for version in packages.values())
+    missing = [name for name, version in packages.items() if version is None]
+    linkers = [tool.name for tool in tools if tool.path is not None and tool.name != "nvcc"]
+    broken = bool(missing) or not linkers
     if as_json:
         print_json(
             {
@@ -135,12 +138,12 @@ def doctor_command(as_json: bool) -> int:
         return 1 if broken else 0
     click.echo(f"{host.machine}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
     click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or 'none found'}")
-    print_table(None, ["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
+    print_table(["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
     rows = []
     for tool in tools:
-        here = tool.version or ("found" if tool.path else "missing")
-        rows.append([tool.name, here, tool.needed_for, "" if tool.path else tool.install_hint])
-    print_table(None, ["tool", "here", "needed for", "to install"], rows)
+        here = f"{tool.version or ''} {tool.path}".strip() if tool.path else f"missing: {tool.install_hint}"
+        rows.append([tool.name, here, tool.needed_for])
+    print_table(["tool", "here", "needed for"], rows)
     return 1 if broken else 0
 
 
@@ -148,13 +151,21 @@ def _describe_tool(tool: Tool) -> dict[str, Any]:
     return {**dataclasses.asdict(tool), "path": str(tool.path) if tool.path is not None else None}
 
 
-def _packages() -> dict[str, Any]:
+def _packages() -> dict[str, str | None]:
+    """What pyproject.toml declares for this machine, and the version of it that is installed; None where it is not."""
     from importlib import metadata
 
-    versions: dict[str, Any] = {}
-    for name in ("tvmbridge", "apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "onnxscript", "numpy", "msgspec"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
+    from packaging.requirements import Requirement
+
+    try:
+        declared = [Requirement(line) for line in metadata.requires("tvmbridge") or ()]
+    except metadata.PackageNotFoundError:  # a checkout that is on the path but was never installed
+        declared = [Requirement(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime")]
+    versions: dict[str, str | None] = {"tvmbridge": __version__}
+    for requirement in declared:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            try:
+                versions[requirement.name] = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                versions[requirement.name] = None
     return versions

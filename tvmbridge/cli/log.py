@@ -10,7 +10,11 @@ from tvmbridge.cli.output import print_json, print_table, show_us
 
 @click.group("log")
 def log_group() -> None:
-    """Show and merge tuning logs (*.tune.jsonl)."""
+    """Show and merge tuning logs (*.tune.jsonl).
+
+    \b
+    tvmbridge log show model.tune.jsonl
+    """
 
 
 @log_group.command("show")
@@ -42,11 +46,17 @@ def show_command(log: str, as_json: bool) -> int:
         ]
         print_json({"log": log, "trials": len(records), "torn": records.torn, "kernels": described})
         return 0
-    rows = []
-    for (kernel, target), trials, winner in best:
-        config = " ".join(f"{name}={value}" for name, value in winner.config.items()) if winner else "all failed"
-        rows.append([kernel, target, str(len(trials)), show_us(winner.median_us if winner else None), config])
-    print_table(f"{len(records)} trials", ["kernel", "target", "trials", "best", "config"], rows)
+    for target in dict.fromkeys(target for (_, target), _, _ in best):
+        click.echo(target)
+        rows = []
+        for (kernel, owner), trials, winner in best:
+            if owner == target:
+                config = (
+                    " ".join(f"{name}={value}" for name, value in winner.config.items()) if winner else "all failed"
+                )
+                rows.append([kernel, str(len(trials)), show_us(winner.median_us if winner else None), config])
+        print_table(["kernel", "trials", "best", "config"], rows)
+    click.echo(f"{len(records)} trials")
     if records.torn:
         click.echo(records.torn, err=True)
     return 0

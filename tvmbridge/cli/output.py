@@ -14,21 +14,27 @@ from tvmbridge.errors import TvmBridgeError
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document to standard output. A float must be finite: JSON has no other."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output; to a pipe or a file it is wide enough for every cell."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output; the first column is never folded, and nothing is where that is no terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=240)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    width = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True))
+    wide = Console(highlight=False, width=width)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def print_error(error: TvmBridgeError, as_json: bool) -> None:
@@ -40,14 +46,16 @@ def print_error(error: TvmBridgeError, as_json: bool) -> None:
 
 
 def describe_error(error: TvmBridgeError) -> dict[str, Any]:
-    """An error as JSON has it."""
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+    """An error as JSON has it, with what its class adds: dimensions, operators, reasons."""
+    return {"kind": type(error).__name__, **vars(error)}
 
 
 def show_us(time_us: float | None) -> str:
-    """A time for people: 12.3 µs, 4.56 ms, or a dash."""
+    """A time for people: 9.5 ns, 12.3 µs, 4.56 ms, or a dash."""
     if time_us is None:
         return "–"
+    if time_us < 1:
+        return f"{time_us * 1000:.3g} ns"
     if time_us < 1000:
         return f"{time_us:.3g} µs"
     return f"{time_us / 1000:.4g} ms" if time_us < 1e6 else f"{time_us / 1e6:.3g} s"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from tvmbridge.cli.output import show_us
 
@@ -30,18 +31,20 @@ _STAGES = {
 class BuildDisplay:
     """A context manager that shows stages and tuning on standard error.
 
-    quiet: show nothing. resume: what to say when Ctrl-C ends the work.
+    quiet: show nothing. targets: how many there are. resume: what to say when Ctrl-C ends the tuning.
     """
 
-    def __init__(self, *, quiet: bool, resume: str) -> None:
+    def __init__(self, *, quiet: bool, targets: int, resume: str) -> None:
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._status: Status | None = None
         self._resume = resume
-        self._tuning_since: float | None = None
+        self._targets = targets
+        self._done = 0
+        self._tuning = False
         self._last_plain = 0.0
 
     def __enter__(self) -> BuildDisplay:
-        if self._console.is_terminal and not self._console.quiet:
+        if self._console.is_terminal and not self._console.is_dumb_terminal and not self._console.quiet:
             self._status = self._console.status("")
             self._status.start()
         return self
@@ -51,39 +54,65 @@ class BuildDisplay:
     ) -> None:
         if self._status is not None:
             self._status.stop()
-        if kind is KeyboardInterrupt and self._tuning_since is not None:
-            click.echo(f"interrupted; what was measured is kept. {self._resume}", err=True)
+        if kind is KeyboardInterrupt and self._tuning:
+            click.echo(f"what was measured is kept: {self._resume}", err=True)
 
     def say(self, stage: str, subject: str) -> None:
         """A stage begins."""
-        text = f"{subject}: {_STAGES[stage]}" if subject else _STAGES[stage]
+        self._tuning = stage == "tune"
+        text = f"{subject}{self._place(stage)}: {_STAGES[stage]}" if subject else _STAGES[stage]
         if self._status is not None:
-            self._status.update(text)
+            self._show_live(text)
         else:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
 
     def on_event(self, event: BuildEvent) -> None:
         """What `build` calls."""
         if event.tuning is not None:
             self.on_tuning(event.tuning)
+        elif event.outcome is not None:
+            self._done += 1
+            if self._status is not None:  # elsewhere the table says it soon enough
+                ended = "failed" if event.outcome.error is not None else "built"
+                self._console.print(f"{event.target}: {ended} in {event.outcome.seconds:.1f} s", soft_wrap=True)
         else:
             self.say(event.stage, event.target)
 
     def on_tuning(self, progress: TuneProgress) -> None:
         """What `tune` calls after every batch."""
-        now = time.monotonic()
-        self._tuning_since = self._tuning_since or now
-        known = f" (+{progress.known} known)" if progress.known else ""
-        text = (
-            f"{progress.target}: tuning: {progress.trials} trials{known} in {progress.elapsed_s:.0f} s of "
-            f"{progress.budget}, kernels {show_us(progress.untuned_us)} → {show_us(progress.best_us)}"
-        )
-        if progress.failed:
-            text += f", {progress.failed} failed"
+        self._tuning = progress.ended is None
+        gain = f"kernels {show_us(progress.untuned_us)} → {show_us(progress.best_us)}"
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        spent = f"{progress.trials} trials in {progress.elapsed_s:.0f} s"
+        known = f", {progress.known} more in the log" if progress.known else ""
         if progress.ended is not None:
-            self._console.print(f"{text}: {progress.ended}")
-        elif self._status is not None:
-            self._status.update(text)
+            text = f"{progress.target}: tuned: {gain}, {spent}{known}{failed}: {progress.ended}"
+            self._console.print(text, soft_wrap=True)
+            return
+        text = f"{progress.target}{self._place('tune')}: tuning: {gain}, {spent}{_left(progress)}{known}{failed}"
+        now = time.monotonic()
+        if self._status is not None:
+            self._show_live(text)
         elif now - self._last_plain >= _PLAIN_EVERY_S:
             self._last_plain = now
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
+
+    def _show_live(self, text: str) -> None:
+        assert self._status is not None
+        line = Text(text)
+        line.truncate(self._console.width - 3, overflow="ellipsis")  # a spinner and a space stand before it
+        self._status.update(line)
+
+    def _place(self, stage: str) -> str:
+        return f" [{self._done + 1}/{self._targets}]" if self._targets > 1 and stage != "import" else ""
+
+
+def _left(progress: TuneProgress) -> str:
+    """How long it may still take, as far as the budget says."""
+    budget, estimates = progress.budget, []
+    if budget.minutes is not None:
+        estimates.append(budget.minutes * 60 - progress.elapsed_s)
+    if budget.trials is not None and progress.trials:
+        left = budget.trials - progress.known - progress.trials
+        estimates.append(left * progress.elapsed_s / progress.trials)
+    return f", at most {max(0.0, min(estimates)):.0f} s left" if estimates else ""

@@ -42,7 +42,7 @@ def build_variant(
         missing = set(target.architectures) - set(list_machine_code(library))
         if missing:
             raise CompileError(f"the library of {target.name} holds no machine code for {', '.join(sorted(missing))}")
-    runtime_libraries = _runtime_libraries(target)
+    runtime_libraries = _runtime_libraries(target, library)
     floors = [facts.glibc, *(read_elf_facts(path).glibc for path in runtime_libraries)]
     variant = BuiltVariant(
         target=target,
@@ -63,13 +63,15 @@ def build_variant(
     return variant, plans
 
 
-def _runtime_libraries(target: Target) -> tuple[Path, ...]:
-    """TVM's runtime from the installed package, where that is for the target's machine; none otherwise."""
+def _runtime_libraries(target: Target, library: Path) -> tuple[Path, ...]:
+    """What the library needs of TVM's runtime, from the installed package where that is for the target's machine."""
     spec = importlib.util.find_spec("tvm")
     if spec is None or spec.origin is None or detect_host().machine != target.machine:
         return ()
     libraries = Path(spec.origin).parent / "lib"
     names = ["libtvm_runtime.so"] + (["libtvm_runtime_cuda.so"] if target.kind == "cuda" else [])
+    # Sorting and its kin are calls of functions by name, which TVM keeps in a library of their own.
+    names += ["libtvm_runtime_extra.so"] if b"tvm.contrib." in library.read_bytes() else []
     return tuple(libraries / name for name in names)
 
 

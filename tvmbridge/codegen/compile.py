@@ -10,13 +10,13 @@ import tvm
 
 from tvmbridge.codegen.cuda import compile_cuda_library
 from tvmbridge.codegen.link import find_linker, link
-from tvmbridge.errors import CompileError, TvmBridgeError, reason
+from tvmbridge.errors import CompileError, TvmBridgeError, is_interrupt, reason
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
 
 
-def compile_library(module: tvm.IRModule, target: Target, library: Path) -> str:
-    """Generate code for the target and link it into `library`; returns the name of the linker.
+def compile_library(module: tvm.IRModule, target: Target, library: Path) -> None:
+    """Generate code for the target and link it into `library`.
 
     ToolchainError where a tool is missing (looked for before any work is done), CompileError where one fails.
     """
@@ -25,7 +25,6 @@ def compile_library(module: tvm.IRModule, target: Target, library: Path) -> str:
         compile_cuda_library(module, target, library)
     else:
         generate_code(module, tvm_target(target), library, lambda output, objects: link(linker, objects, output))
-    return linker.name
 
 
 def generate_code(
@@ -46,4 +45,6 @@ def generate_code(
     except TvmBridgeError:
         raise
     except Exception as exc:  # TVM raises many kinds, from C++ and from Python
+        if is_interrupt(exc):
+            raise KeyboardInterrupt from exc
         raise CompileError(f"TVM could not generate code: {reason(exc)}") from exc

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,19 +21,19 @@ import msgspec
 import tvm
 from elftools.elf.elffile import ELFFile
 
-from tvmbridge.errors import CompileError, ToolchainError
+from tvmbridge.child import child_command, child_environment
+from tvmbridge.errors import CompileError, ToolchainError, reason
+from tvmbridge.host import find_nvcc
 from tvmbridge.targets import Target
 
 _COMPILE_TIMEOUT_S = 3600.0
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE and cudaErrorNoDevice
 
 
-def find_nvcc() -> str:
-    """The path of nvcc: on PATH, in $CUDA_HOME, or where the toolkit's packages put it; else a ToolchainError."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    for candidate in ["nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]:
-        if path := shutil.which(candidate):
-            return path
+def require_nvcc() -> str:
+    """The path of nvcc; else a ToolchainError."""
+    if path := find_nvcc(shutil.which, os.environ):
+        return path
     raise ToolchainError(
         "no nvcc on this machine: CUDA targets need the CUDA toolkit (not a GPU)",
         hint="install cuda-nvcc from NVIDIA's repository, or nvidia-cuda-toolkit from Debian's, "
@@ -51,14 +50,17 @@ def find_host_compiler() -> str:
 
 
 def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
-    """The architectures that this nvcc makes code for: ("sm_75", "sm_80", …)."""
-    done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, timeout=60, check=False)
+    """The architectures that this nvcc makes code for: ("sm_75", "sm_80", …). ToolchainError where it does not run."""
+    try:
+        done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise ToolchainError(f"{nvcc} does not run: {reason(exc)}", hint="install the CUDA toolkit again") from exc
     return tuple(re.findall(r"^sm_\d+[a-z]?$", done.stdout, re.MULTILINE))
 
 
 def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) -> None:
     """Generate, compile and link one CUDA variant, in a child process that has the stand-in driver."""
-    nvcc, compiler = find_nvcc(), find_host_compiler()
+    nvcc, compiler = require_nvcc(), find_host_compiler()
     known = nvcc_architectures(nvcc)
     unknown = [arch for arch in target.architectures if known and arch not in known]
     if unknown:
@@ -66,28 +68,36 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
             f"{nvcc} makes no code for {', '.join(unknown)}; it knows {', '.join(known)}",
             hint="install a CUDA toolkit that does, or take these architectures out of the target",
         )
-    with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
-        stand_ins = Path(folder, "stand-ins")
-        _build_stand_ins(stand_ins, compiler)
-        ir, request = Path(folder, "module.json"), Path(folder, "request.json")
-        ir.write_text(tvm.ir.save_json(module))
-        asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
-        request.write_text(json.dumps(asked))
-        search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "tvmbridge.codegen.cuda_worker", str(request)],
-                env={**os.environ, "LD_LIBRARY_PATH": search},
-                capture_output=True,
-                text=True,
-                timeout=_COMPILE_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
+    try:
+        with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
+            done = _run_worker(module, target, library, nvcc, compiler, Path(folder))
+    except subprocess.TimeoutExpired as exc:
+        raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise CompileError(f"CUDA code generation for {target.name} failed: {reason(exc)}") from exc
     if done.returncode or not library.exists():
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise CompileError(f"CUDA code generation failed: {lines[-1] if lines else f'status {done.returncode}'}")
+        said = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+        raise CompileError(f"CUDA code generation failed: {said}")
+
+
+def _run_worker(
+    module: tvm.IRModule, target: Target, library: Path, nvcc: str, compiler: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    stand_ins, ir, request = folder / "stand-ins", folder / "module.json", folder / "request.json"
+    _build_stand_ins(stand_ins, compiler)
+    ir.write_text(tvm.ir.save_json(module))
+    asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
+    request.write_text(json.dumps(asked))
+    search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
+    return subprocess.run(
+        child_command("tvmbridge.codegen.cuda_worker", str(request)),
+        env=child_environment(LD_LIBRARY_PATH=search),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_COMPILE_TIMEOUT_S,
+        check=False,
+    )
 
 
 def cuda_runtime_library() -> Path:

@@ -1,4 +1,4 @@
-"""The process that generates one CUDA library: `python -m tvmbridge.codegen.cuda_worker request.json` (see `cuda`)."""
+"""The process that generates one CUDA library, as the request file says that it is given (see `cuda`)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tvmbridge.targets import Target
 
 
 def main(request_path: str) -> int:
-    """Do what the request file says; 0 when the library is written, 1 with the reason on stderr otherwise."""
+    """Do what the request file says; 0 when the library is written, 1 with the reason on standard output otherwise."""
     request = json.loads(Path(request_path).read_text())
     target = msgspec.convert(request["target"], Target)
     nvcc = request["nvcc"]
     if tvm_ffi.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
-        print("TVM did not load its CUDA runtime library, so it would embed source only", file=sys.stderr)
+        print("TVM did not load its CUDA runtime library, so it would embed source only")
         return 1
     tvm_ffi.register_global_func(
         "tvm_callback_cuda_compile", lambda code: compile_fatbin(nvcc, code, target.architectures), override=True
     )
-    linker = find_linker(target.machine)
     module = tvm.ir.load_json(Path(request["module"]).read_text())
     try:
+        linker = find_linker(target.machine)
         generate_code(
             module,
             tvm_target(target),
@@ -40,7 +40,7 @@ def main(request_path: str) -> int:
             lambda output, objects: link(linker, objects, output),
         )
     except TvmBridgeError as exc:
-        print(exc, file=sys.stderr)
+        print(exc.message)
         return 1
     return 0
 

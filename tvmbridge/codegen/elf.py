@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -11,37 +12,39 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 
 from tvmbridge.errors import CompileError
 
+_RELATIVE_RELOCATIONS = (2, 36)  # the first glibc that understands DT_RELR; the linker marks it with a name of its own
 _MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 
 
 @dataclasses.dataclass(frozen=True)
 class ElfFacts:
-    """machine: "x86_64" or "aarch64"; glibc: the newest symbol version it wants, None for none; needed: libraries."""
+    """machine: "x86_64" or "aarch64"; glibc: the oldest version it loads with, "2.17"; None where it wants none."""
 
     machine: str
     glibc: str | None
-    needed: tuple[str, ...]
 
 
 def read_elf_facts(path: Path) -> ElfFacts:
-    """Read a shared library's machine, glibc floor and needed libraries; CompileError where it is no ELF file."""
+    """Read a shared library's machine and glibc floor; CompileError where it is no ELF file."""
     try:
         with path.open("rb") as file:
             elf = ELFFile(file)
             machine = elf["e_machine"]
-            dynamic = elf.get_section_by_name(".dynamic")
-            needed = tuple(tag.needed for tag in dynamic.iter_tags("DT_NEEDED")) if dynamic else ()
-            versions = [
-                tuple(int(part) for part in aux.name.removeprefix("GLIBC_").split("."))
+            wanted = {
+                aux.name
                 for section in elf.iter_sections()
                 if isinstance(section, GNUVerNeedSection)
                 for _, auxiliaries in section.iter_versions()
                 for aux in auxiliaries
-                if aux.name.startswith("GLIBC_") and aux.name[6:7].isdigit()
-            ]
+            }
     except (ELFError, OSError) as exc:
         raise CompileError(f"{path.name}: the linker's output is no readable ELF library: {exc}") from exc
     if machine not in _MACHINES:
         raise CompileError(f"{path.name}: the linker's output is for {machine}, which no target names")
-    glibc = ".".join(str(part) for part in max(versions)) if versions else None
-    return ElfFacts(_MACHINES[machine], glibc, needed)
+    versions: list[tuple[int, ...]] = [_RELATIVE_RELOCATIONS] if "GLIBC_ABI_DT_RELR" in wanted else []
+    versions += [
+        tuple(int(part) for part in name.removeprefix("GLIBC_").split("."))
+        for name in wanted
+        if re.fullmatch(r"GLIBC_\d+(\.\d+)+", name)
+    ]
+    return ElfFacts(_MACHINES[machine], ".".join(map(str, max(versions))) if versions else None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tvmbridge.errors import CompileError, ToolchainError
+from tvmbridge.host import find_zig
 
 _LINK_TIMEOUT_S = 600.0  # zig compiles its C library at first use
 
@@ -44,11 +43,8 @@ def find_linker(machine: str) -> Linker:
     if path := shutil.which("ld.lld"):
         emulation = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}[machine]
         return Linker("ld.lld", (path, "-shared", "-m", emulation, "--allow-shlib-undefined"))
-    zig = [path] if (path := shutil.which("zig")) else []
-    if not zig and importlib.util.find_spec("ziglang"):
-        zig = [sys.executable, "-m", "ziglang"]
-    if zig:
-        return Linker("zig", (*zig, "cc", "-target", f"{machine}-linux-gnu.2.28", *shared))
+    if path := find_zig(shutil.which):
+        return Linker("zig", (path, "cc", "-target", f"{machine}-linux-gnu.2.28", *shared))
     raise ToolchainError(f"no linker for {machine} on this machine", hint=_INSTALL[machine])
 
 

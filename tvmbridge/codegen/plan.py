@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from tvmbridge.errors import CompileError, reason
+from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
 from tvmbridge.targets import Target
@@ -44,13 +44,15 @@ def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> K
         and (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
     ]
     recorded.sort(key=lambda pair: pair[1].median_us or math.inf)
-    candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded[:1]]
+    candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded]
     candidates += [(template, template.guess(kernel, target), None) for template in templates]
     skipped = []
     for template, config, used in candidates:
         try:
             scheduled = template.schedule(kernel, target, config)
         except Exception as exc:  # TVM's schedule primitives raise many kinds; the next candidate is the answer to all
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
             skipped.append(f"{template.name} {config}: {reason(exc)}")
             continue
         return KernelPlan(kernel, template, config, scheduled, used, tuple(skipped))

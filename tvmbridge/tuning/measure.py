@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import IO
 import msgspec
 import tvm
 
+from tvmbridge.child import child_command, child_environment
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
@@ -88,11 +88,11 @@ class LocalMeasurer:
     def _start(self) -> None:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the worker lives
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "tvmbridge.tuning.measure_worker"],
+            child_command("tvmbridge.tuning.measure_worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._printed,
-            env={**os.environ, "TVM_NUM_THREADS": str(self._target.cores)},
+            env=child_environment(TVM_NUM_THREADS=str(self._target.cores)),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the worker
         )
         self._send(self._opening)

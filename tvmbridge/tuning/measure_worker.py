@@ -1,4 +1,4 @@
-"""The process that compiles and times candidates: `python -m tvmbridge.tuning.measure_worker` (see `measure`).
+"""The process that compiles and times candidates for `measure`.
 
 It imports TVM once and never runs a kernel itself, so that it can fork a child for each candidate: a child that
 crashes, hangs or eats the memory costs that candidate and nothing else. (A process in which TVM has run a kernel has
@@ -28,6 +28,7 @@ import numpy as np
 import tvm
 
 from tvmbridge.errors import reason
+from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import fitting_templates
@@ -88,11 +89,12 @@ def _run_batch(batch: dict[str, Any], kernels: dict[str, Kernel], target: Target
     def answer(index: int, result: dict[str, Any]) -> None:
         answers.write(json.dumps({"index": index, **result}).encode() + b"\n")
 
+    cores = detect_host().cores
     waiting = list(enumerate(batch["candidates"]))
     building: list[_Child] = []
     built: list[_Child] = []
     while waiting or building:
-        while waiting and len(building) < (os.cpu_count() or 1):
+        while waiting and len(building) < cores:
             index, (key, template, config, best_us) = waiting.pop(0)
             building.append(_fork(index, kernels[key], target, template, config, best_us))
         ready, _, _ = select.select([child.up for child in building], [], [], 0.05)
@@ -144,9 +146,7 @@ def _measure(
 ) -> None:
     """In the child: compile, say so, wait for the turn, time, answer."""
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # where memory runs out, this process goes first, if the system lets us say so
+        with contextlib.suppress(OSError):  # not every system lets us say that this process is the first to go
             Path("/proc/self/oom_score_adj").write_text("1000")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
@@ -154,8 +154,6 @@ def _measure(
         function = chosen.schedule(kernel, target, config).function
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
         library = tvm.compile(module, target=tvm_target(target)).mod
-        generator = np.random.default_rng(0)
-        tensors = [tvm.runtime.tensor(_data(generator, parameter)) for parameter in function.params]
     except BaseException as exc:  # whatever it was, this candidate failed, and the parent gets to know why
         os.write(up, b"E")  # not "B": no turn is waited for
         os.write(up, json.dumps(_failed(reason(exc))).encode())
@@ -164,6 +162,8 @@ def _measure(
     if not os.read(down, 1):  # the worker is gone, and nobody waits for a result
         return
     try:
+        generator = np.random.default_rng(0)
+        tensors = [tvm.runtime.tensor(_data(generator, parameter)) for parameter in function.params]
         os.write(up, json.dumps({"times_us": _time(library, tensors, best_us), "error": None}).encode())
     except BaseException as exc:  # as above
         os.write(up, json.dumps(_failed(reason(exc))).encode())

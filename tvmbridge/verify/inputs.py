@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
 
+from tvmbridge.bundle.dtypes import numpy_dtype
 from tvmbridge.errors import InputError, OutputError, reason
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.verify.index_limits import index_limits
@@ -20,12 +23,17 @@ def random_inputs(
     """Seeded inputs that the model can take: the same seed gives the same arrays.
 
     Floats are normal; booleans even; integers that end up as indices lie within what they index; other bytes have
-    their whole range, other integers are 0 or 1 (masks, mostly). source: the ONNX model, to follow the indices in;
-    None where there is none: then every integer is 0 or 1.
+    their whole range, other integers are 0 or 1 (masks, mostly). source: the ONNX model, to follow also the indices in
+    that it changes before it uses them; None where there is none: then the limits are those of the signature.
     """
     limits = index_limits(source, signature) if source is not None else {}
     generator = np.random.default_rng(seed)
-    return {spec.name: _draw(spec, limits.get(spec.name), generator) for spec in signature.inputs}
+    return {spec.name: _draw(spec, _smaller(spec, limits), generator) for spec in signature.inputs}
+
+
+def _smaller(spec: TensorSpec, limits: dict[str, int]) -> int | None:
+    known = [limit for limit in (spec.index_limit, limits.get(spec.name)) if limit is not None]
+    return min(known, default=None)
 
 
 def read_inputs(path: str | os.PathLike[str], signature: ModelSignature) -> dict[str, np.ndarray]:
@@ -63,15 +71,6 @@ def _draw(spec: TensorSpec, limit: int | None, generator: np.random.Generator) -
     return generator.standard_normal(shape).astype(dtype)
 
 
-def numpy_dtype(name: str) -> np.dtype:
-    """NumPy's dtype of that name; bfloat16 is ml_dtypes'."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
-
-
 def _match(arrays: dict[str, np.ndarray], signature: ModelSignature, file: str) -> dict[str, np.ndarray]:
     wants = f"the model takes {', '.join(map(str, signature.inputs)) or 'no inputs'}"
     names = [spec.name for spec in signature.inputs]
@@ -104,12 +103,29 @@ def _fit(array: np.ndarray, spec: TensorSpec, file: str) -> np.ndarray:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to an .npz file, each under its own name; OutputError where it cannot be written."""
+    """Write arrays to an .npz file, each under its own name; OutputError where it cannot be written.
+
+    Atomic: a file that is already there is replaced at the end, by a whole one, or stays as it is.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        # numpy.savez takes the names as keywords, of which "file" is its own.
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        with open(temporary, "xb") as stream:
+            try:
+                _write_members(stream, arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
     except OSError as exc:
         raise OutputError(f"{path}: cannot write the arrays: {exc.strerror or exc}") from exc
+
+
+def _write_members(stream: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    # numpy.savez takes the names as keywords, of which "file" is its own.
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

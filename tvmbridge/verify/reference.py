@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,18 +14,22 @@ from tvmbridge.errors import ModelError, reason
 _FATAL_ONLY = 4  # ONNX Runtime's log level
 
 
+class ReferenceUnavailable(ModelError):  # noqa: N818 - says nothing against the model
+    """ONNX Runtime is not installed or does not take the model: there is nothing to compare with."""
+
+
 class ReferenceSession:
     """A model loaded into ONNX Runtime on the CPU.
 
     source: the file (external data is found beside it) or the proto; threads: of one operator, None for all cores.
-    Raises ModelError "reference unavailable: …" where ONNX Runtime is not installed or does not take the model.
+    Raises ReferenceUnavailable where ONNX Runtime is not installed or does not take the model.
     """
 
     def __init__(self, source: str | os.PathLike[str] | onnx.ModelProto, *, threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as exc:
-            raise ModelError(
+            raise ReferenceUnavailable(
                 f"reference unavailable: {reason(exc)}", hint="install it: pip install onnxruntime"
             ) from exc
         options = onnxruntime.SessionOptions()
@@ -35,19 +38,30 @@ class ReferenceSession:
         options.intra_op_num_threads = threads or 0
         self.version = f"onnxruntime {onnxruntime.__version__}"
         try:
-            model: Any = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(Path(source))
+            model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else _path_or_bytes(Path(source))
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its C++ exceptions share no base class; protobuf's past 2 GB neither
-            raise ModelError(
+            raise ReferenceUnavailable(
                 f"reference unavailable: {self.version} does not take the model: {reason(exc)}",
-                hint="the model cannot be verified here; skip the verification by name to build it all the same",
+                hint="without it nothing says whether the compiled model is right: export it with other operators",
             ) from exc
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where the run fails."""
+        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where they make it fail."""
         try:
             values = self._session.run(self._outputs, dict(feeds))
         except Exception as exc:  # its C++ exceptions share no base class; wrong feeds raise ValueError
-            raise ModelError(f"reference unavailable: {self.version} failed on the inputs: {reason(exc)}") from exc
+            raise ModelError(
+                f"{self.version} failed on the inputs: {reason(exc)}", hint="give inputs that the ONNX model takes"
+            ) from exc
         return dict(zip(self._outputs, values, strict=True))
+
+
+def _path_or_bytes(path: Path) -> str | bytes:
+    """What ONNX Runtime opens: it takes no path that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)

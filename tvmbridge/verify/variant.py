@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, open_bundle, write_bundle
-from tvmbridge.errors import AccuracyError, ModelError
+from tvmbridge.child import child_command, child_environment
+from tvmbridge.errors import AccuracyError, CompileError, NoVariantError
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.runtime import check_bundle
 from tvmbridge.signature import ModelSignature
-from tvmbridge.verify.compare import TOLERANCE, Comparison, compare_outputs, merge_comparisons
+from tvmbridge.verify.compare import Comparison, compare_outputs, default_tolerance, merge_comparisons
 from tvmbridge.verify.inputs import random_inputs, write_arrays
 from tvmbridge.verify.latency import Latency
-from tvmbridge.verify.reference import ReferenceSession
+from tvmbridge.verify.reference import ReferenceSession, ReferenceUnavailable
 
 _RANDOM_SAMPLES = 2
 _RUN_TIMEOUT_S = 1800.0
@@ -53,20 +52,30 @@ def verify_variant(
     variant: BuiltVariant,
     inputs: Arrays | None,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     seed: int = 0,
     seconds: float = 2.0,
+    on_run: Callable[[], None] | None = None,
 ) -> VariantCheck:
     """Check one variant before it is bundled, and time it beside ONNX Runtime for about `seconds`.
 
     A model that ONNX Runtime does not take, and a variant that this machine cannot run, is unverified, not wrong.
+    on_run: called when the variant is about to run. Raises ModelError where ONNX Runtime fails on the inputs.
     """
     bundle = variant.library.with_suffix(".verify.tvmb")
     facts = ModelFacts(model.name, model.sha256, model.opset)
     try:
         write_bundle(bundle, model=facts, signature=model.signature, variants=[variant], log=None)
-        (check,) = check_variants(bundle, model.source, inputs=inputs, tolerance=tolerance, seed=seed, seconds=seconds)
-    except ModelError as exc:
+        (check,) = check_variants(
+            bundle,
+            model.source,
+            inputs=inputs,
+            tolerance=tolerance,
+            seed=seed,
+            seconds=seconds,
+            on_run=on_run,
+        )
+    except ReferenceUnavailable as exc:
         return VariantCheck(variant.target.name, unverified_because=exc.message)
     finally:
         bundle.unlink(missing_ok=True)
@@ -78,19 +87,27 @@ def check_variants(
     source: Path | onnx.ModelProto,
     *,
     inputs: Arrays | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     seed: int = 0,
     seconds: float = 1.0,
     variant: str | None = None,
+    on_run: Callable[[], None] | None = None,
 ) -> tuple[VariantCheck, ...]:
     """Run the bundle's variants, or the named one, on random data and on `inputs`; compare with ONNX Runtime.
 
-    source: the ONNX model. Raises ModelError where ONNX Runtime does not take it, ArtifactError where the bundle cannot
-    be opened.
+    source: the ONNX model. tolerance: None: what the outputs' dtypes allow. Raises ReferenceUnavailable where ONNX
+    Runtime does not take the model, ModelError where it fails on the inputs, ArtifactError where the bundle cannot be
+    opened or has no such variant.
     """
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
-    verdicts = [verdict for verdict in check_bundle(bundle) if variant in (None, verdict.variant)]
+    limit = default_tolerance(signature) if tolerance is None else tolerance
+    verdicts = check_bundle(bundle)
+    if variant is not None:
+        names = [verdict.variant for verdict in verdicts]
+        verdicts = tuple(verdict for verdict in verdicts if verdict.variant == variant)
+        if not verdicts:
+            raise NoVariantError(f"{bundle} has no variant {variant!r}", hint=f"it has {', '.join(names)}")
     runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
     checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
     if runnable:
@@ -99,17 +116,21 @@ def check_variants(
         reference = ReferenceSession(source)
         expected = [reference.run(sample) for sample in samples]
         for name in runnable:
-            checks[name] = _check(
-                bundle, name, source, signature, samples, expected, reference.version, tolerance, seconds
-            )
+            if on_run is not None:
+                on_run()
+            checks[name] = _check(bundle, name, source, signature, samples, expected, reference.version, limit, seconds)
     return tuple(checks.values())
 
 
-def require_accuracy(check: VariantCheck) -> None:
-    """Raise AccuracyError where the variant ran and failed."""
-    if check.problem is not None:
+def require_working(check: VariantCheck, *, accept_inaccurate: bool) -> None:
+    """Raise where the check found a problem: AccuracyError where the variant ran, CompileError where it crashed."""
+    if check.problem is None:
+        return
+    if check.latency is None:
+        raise CompileError(f"the built variant does not work: {check.problem}", hint="please report the model")
+    if not accept_inaccurate:
         raise AccuracyError(
-            f"{check.variant}: {check.problem}",
+            check.problem,
             hint=f"--tolerance raises the limit; --accept-inaccurate {check.variant} writes the variant all the same",
         )
 
@@ -142,10 +163,11 @@ def _check(
         (folder / "request.json").write_text(json.dumps(request))
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "tvmbridge.verify.worker", str(folder / "request.json")],
-                env={**os.environ, "TVMBRIDGE_CACHE": str(folder / "cache")},
+                child_command("tvmbridge.verify.worker", str(folder / "request.json")),
+                env=child_environment(TVMBRIDGE_CACHE=str(folder / "cache")),
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=_RUN_TIMEOUT_S,
                 check=False,
             )
@@ -192,5 +214,4 @@ def _read_outputs(path: str, signature: ModelSignature) -> dict[str, np.ndarray]
 def _ending(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
-    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    return done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"

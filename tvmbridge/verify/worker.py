@@ -1,4 +1,4 @@
-"""The process that runs one variant for `verify_variant`: `python -m tvmbridge.verify.worker request.json`.
+"""The process that runs one variant, as the request file says that it is given (see `variant`).
 
 A variant that crashes takes this process with it and not the build, and the building process never runs a kernel.
 """
@@ -20,27 +20,20 @@ from tvmbridge.verify.reference import ReferenceSession
 
 
 def main(request_path: str) -> int:
-    """Run every sample, save the outputs, time the first sample; print the latency as JSON."""
+    """Run every sample, save the outputs, time the first sample; print the latency as JSON, or what is wrong."""
     request = json.loads(Path(request_path).read_text())
     try:
         with load(request["bundle"], variant=request["variant"]) as session:
-            for sample, output in zip(request["samples"], request["outputs"], strict=True):
-                with np.load(sample) as arrays:
-                    feeds = {spec.name: arrays[f"i{index}"] for index, spec in enumerate(session.inputs)}
+            samples = [_read_feeds(path, session) for path in request["samples"]]
+            for feeds, output in zip(samples, request["outputs"], strict=True):
                 results = session.run(feeds)
                 write_arrays(output, {f"o{index}": results[spec.name] for index, spec in enumerate(session.outputs)})
-            with np.load(request["samples"][0]) as arrays:
-                feeds = {spec.name: arrays[f"i{index}"] for index, spec in enumerate(session.inputs)}
-            reference = (
-                ReferenceSession(request["reference"], threads=session.threads) if request["reference"] else None
-            )
+            reference = ReferenceSession(request["reference"], threads=session.threads)
             latency = measure_latency(
-                lambda: session.run(feeds),
-                (lambda: reference.run(feeds)) if reference else None,
-                seconds=request["seconds"],
+                lambda: session.run(samples[0]), lambda: reference.run(samples[0]), seconds=request["seconds"]
             )
     except TvmBridgeError as exc:
-        print(exc, file=sys.stderr)
+        print(exc.message)
         return 1
     print(json.dumps(dataclasses.asdict(latency)))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 from tvm.s_tir import dlight as dl
 
+from tvmbridge.errors import is_interrupt
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import Config, Scheduled, Template
@@ -18,7 +19,9 @@ def _schedule(kernel: Kernel, target: Target, _config: Config) -> Scheduled:
         for rule in rules:
             try:
                 schedule = rule.apply(kernel.function, described, False)
-            except Exception:  # a rule may find out halfway, in many ways, that the kernel is not one for it
+            except Exception as exc:  # a rule may find out halfway, in many ways, that the kernel is not one for it
+                if is_interrupt(exc):
+                    raise KeyboardInterrupt from exc
                 continue
             if isinstance(schedule, Schedule):
                 function = schedule.mod["main"]
