@@ -40,6 +40,13 @@ def test_the_demo_builds_every_target_it_can_and_is_as_accurate_as_onnx_runtime(
     assert ours == theirs and float(ours) >= 95
     assert re.search(r"^native\s+yes\s+\d+ of \d+\s+\d\.\de-\d\d relative", done.stdout, re.MULTILINE)
     assert re.search(r"^edge\s+yes\s", done.stdout, re.MULTILINE)
+    classify = [
+        sys.executable,
+        str(REPOSITORY / "examples" / "digits" / "classify.py"),
+        str(tmp_path / "out/digits.tvmb"),
+    ]
+    done = subprocess.run(classify, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"held-out accuracy {ours}%" in done.stdout
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md"))])
