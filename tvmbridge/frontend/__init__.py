@@ -49,11 +49,11 @@ class ImportedModel:
     """
 
     name: str
-    module: tvm.IRModule
+    module: tvm.IRModule = dataclasses.field(repr=False)
     signature: ModelSignature
     opset: int
     sha256: str
-    source: Path | onnx.ModelProto
+    source: Path | onnx.ModelProto = dataclasses.field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
