@@ -491,6 +491,19 @@ def test_a_copy_before_a_pointwise_convolution_is_gone() -> None:
     assert "pad_temp" not in template.schedule(kernel, RUNNABLE[0], config).function.script()
 
 
+@pytest.mark.parametrize("size", [56, 28, 14, 7, 13, 16])
+def test_every_config_of_a_pointwise_convolution_can_be_scheduled(size: int) -> None:
+    target = RUNNABLE[0]
+    weight = constant(32, 16, 1, 1)
+    lowered = lower_expression(lambda x: op.nn.conv2d(x, weight), [((1, 16, size, size), F32)], target)
+    (kernel,) = (kernel for kernel in lowered.kernels if "conv2d" in kernel.name)
+    template = fitting_templates(kernel, target)[0]
+    configs = [c for c in template.configs(kernel, target) if c["unroll"] == 2 and c["packed"]]
+    assert template.name == "contraction" and len(configs) > 4
+    for config in configs:
+        assert template.schedule(kernel, target, config).packings
+
+
 @pytest.mark.parametrize(
     ("preset", "vector", "scalar"),
     [

@@ -110,6 +110,23 @@ def _tiles(shape: _Shape, target: Target) -> list[tuple[int, int]]:
     ]
 
 
+def _row_tiles(shape: _Shape, mr: int, largest: int) -> list[int]:
+    """How many tiles of rows may share a panel of weights, ascending.
+
+    Where several rows of the image are fused, a panel that ends inside one (its rows divide the width) gives an index
+    that TVM cannot show to be affine, and so does not vectorise.
+    """
+    counts = divisors(shape.rows // mr, largest)
+    if not shape.pointwise or mr == 1:
+        return counts
+    whole_row = {shape.width // mr} if shape.width % mr == 0 else set()
+    return [
+        tiles
+        for tiles in sorted({*counts, *whole_row})
+        if mr * tiles % shape.width == 0 or shape.width % (mr * tiles) != 0
+    ]
+
+
 def _worth(tile: tuple[int, int], lanes: int) -> float:
     """Multiply-adds per load, and a little for many accumulators: they hide the latency of the multiply-add."""
     mr, vectors = tile[0], tile[1] // lanes
@@ -126,7 +143,7 @@ def _guess(kernel: Kernel, target: Target) -> Config:
         "mr": mr,
         "nr": nr,
         "unroll": divisors(shape.depth, 4)[-1],
-        "row_tiles": divisors(shape.rows // mr, 4)[-1],
+        "row_tiles": _row_tiles(shape, mr, 4)[-1],
         "columns_outer": weight_bytes > _CACHE_BYTES,
         "packed": shape.packable is not None,
     }
@@ -142,7 +159,7 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
         for (mr, nr), unroll, outer, packed in itertools.product(
             tiles, divisors(shape.depth, 8), (False, True), (True, False) if shape.packable is not None else (False,)
         )
-        for row_tiles in divisors(shape.rows // mr, 8)
+        for row_tiles in _row_tiles(shape, mr, 8)
     ]
 
 
