@@ -99,9 +99,9 @@ def test_a_variant_out_of_tolerance_is_written_when_asked_for_by_name(tmp_path, 
 
 def test_a_tolerance_that_no_float_meets_fails_the_target(tmp_path):
     model = imported(models.conv_bn_relu(), tmp_path)
-    report = tvmbridge.build(model, [tvmbridge.parse_preset("native")], tmp_path / "model.tvmb", tolerance=0.0)
-    (outcome,) = report.outcomes
-    assert outcome.error is None or "tolerance 0" in outcome.error.message
+    report = tvmbridge.build(model, ["native"], tmp_path / "model.tvmb", tolerance=0.0)
+    assert isinstance(report.outcomes[0].error, tvmbridge.AccuracyError)
+    assert "tolerance 0" in report.outcomes[0].error.message and report.output is None
 
 
 def test_a_log_decides_the_schedules_of_the_kernels_it_knows_and_travels_in_the_bundle(tmp_path):

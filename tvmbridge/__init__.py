@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tvmbridge.errors import NewerVersionError as NewerVersionError
     from tvmbridge.errors import NoVariantError as NoVariantError
     from tvmbridge.errors import OutputError as OutputError
+    from tvmbridge.errors import ReferenceUnavailable as ReferenceUnavailable
     from tvmbridge.errors import ShapeError as ShapeError
     from tvmbridge.errors import TargetError as TargetError
     from tvmbridge.errors import ToolchainError as ToolchainError
@@ -67,6 +68,7 @@ _ERRORS = (
     "NewerVersionError",
     "NoVariantError",
     "OutputError",
+    "ReferenceUnavailable",
     "ShapeError",
     "TargetError",
     "ToolchainError",

@@ -4,7 +4,8 @@
     ├── ModelError            the ONNX model cannot be used
     │   ├── ModelFileError    missing, empty, truncated, not ONNX, external data missing
     │   ├── ShapeError        dimensions unbound, or bound against the model (.dimensions)
-    │   └── UnsupportedOperatorError   operators without a converter, all of them (.operators)
+    │   ├── UnsupportedOperatorError   operators without a converter, all of them (.operators)
+    │   └── ReferenceUnavailable       ONNX Runtime is not installed or does not take the model: nothing to compare with
     ├── TargetError           targets.yaml or a --target preset is wrong
     ├── ToolchainError        a linker or nvcc is missing: says what to install
     ├── CompileError          lowering, scheduling, code generation or linking failed
@@ -70,6 +71,10 @@ class UnsupportedOperatorError(ModelError):
     def __init__(self, message: str, *, operators: tuple[str, ...], hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.operators = operators
+
+
+class ReferenceUnavailable(ModelError):  # noqa: N818 -- nothing is wrong: there is nothing to compare with
+    """ONNX Runtime is not installed, or does not take the model."""
 
 
 class TargetError(TvmBridgeError):

@@ -13,6 +13,7 @@ from tvmbridge.cli.options import (
     json_option,
     make_budget,
     model_options,
+    refuse_replacing,
     resolve_targets,
     target_options,
 )
@@ -186,9 +187,7 @@ def _refuse_output(path: Path, model: str, *others: str | None) -> None:
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written", hint="choose another with -o")
     if path.exists():
-        for other in (model, *others):
-            if other is not None and os.path.exists(other) and path.samefile(other):
-                raise OutputError(f"{path} is an input of this command, which a bundle would replace")
+        refuse_replacing(path, model, *others)
         with path.open("rb") as file:
             if path.stat().st_size and file.read(4) != b"PK\x03\x04":
                 raise OutputError(f"{path} exists and is no bundle", hint="choose another name with -o, or remove it")

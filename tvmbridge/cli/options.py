@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tvmbridge.errors import TargetError
+from tvmbridge.errors import OutputError, TargetError
 from tvmbridge.targets import Target, load_targets, parse_preset
 from tvmbridge.tuning.budget import Budget
 
@@ -113,6 +113,13 @@ def resolve_targets(targets_file: str | None, names: Sequence[str]) -> tuple[Tar
     if twice:
         raise click.UsageError(f"--target: {', '.join(sorted(twice))} is given twice")
     return tuple(chosen)
+
+
+def refuse_replacing(output: str | os.PathLike[str], *inputs: str | None) -> None:
+    """OutputError where the output is one of the files that the command reads."""
+    for read in inputs:
+        if read is not None and os.path.exists(read) and os.path.exists(output) and os.path.samefile(read, output):
+            raise OutputError(f"{output} is an input of this command, which the output would replace")
 
 
 def make_budget(trials: int | None, minutes: float | None) -> Budget | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from tvmbridge.cli.options import json_option
+from tvmbridge.cli.options import json_option, refuse_replacing
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.signature import ModelSignature
 
@@ -41,6 +41,8 @@ def run_command(
     from tvmbridge.runtime import load
     from tvmbridge.verify.inputs import read_inputs, write_arrays
 
+    if output is not None:
+        refuse_replacing(output, bundle, inputs)
     with load(bundle, threads=threads, variant=variant) as session:
         feeds = read_inputs(inputs, ModelSignature(session.inputs, session.outputs))
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tvm
 
@@ -21,7 +22,7 @@ class Candidate:
     template: Template
     config: Config
 
-    @property
+    @functools.cached_property
     def key(self) -> tuple[str, str, int, str]:
         """Equal for candidates that make the same code."""
         return self.kernel.key, self.template.name, self.template.version, render_config(self.config)

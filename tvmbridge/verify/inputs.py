@@ -26,9 +26,19 @@ def random_inputs(
     their whole range, other integers are 0 or 1 (masks, mostly). source: the ONNX model, to follow also the indices in
     that it changes before it uses them; None where there is none: then the limits are those of the signature.
     """
+    return random_samples(source, signature, seed=seed, count=1)[0]
+
+
+def random_samples(
+    source: str | os.PathLike[str] | onnx.ModelProto | None, signature: ModelSignature, *, seed: int, count: int
+) -> list[dict[str, np.ndarray]]:
+    """`random_inputs` of `count` seeds from `seed` on; the model is read once."""
     limits = index_limits(source, signature) if source is not None else {}
-    generator = np.random.default_rng(seed)
-    return {spec.name: _draw(spec, _smaller(spec, limits), generator) for spec in signature.inputs}
+    generators = (np.random.default_rng(seed + index) for index in range(count))
+    return [
+        {spec.name: _draw(spec, _smaller(spec, limits), generator) for spec in signature.inputs}
+        for generator in generators
+    ]
 
 
 def _smaller(spec: TensorSpec, limits: dict[str, int]) -> int | None:

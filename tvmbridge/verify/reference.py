@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tvmbridge.errors import ModelError, reason
+from tvmbridge.errors import ModelError, ReferenceUnavailable, reason
 
 _FATAL_ONLY = 4  # ONNX Runtime's log level
-
-
-class ReferenceUnavailable(ModelError):  # noqa: N818 - says nothing against the model
-    """ONNX Runtime is not installed or does not take the model: there is nothing to compare with."""
 
 
 class ReferenceSession:

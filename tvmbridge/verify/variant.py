@@ -15,14 +15,14 @@ import onnx
 
 from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, open_bundle, write_bundle
 from tvmbridge.child import child_command, child_environment
-from tvmbridge.errors import AccuracyError, CompileError, NoVariantError
+from tvmbridge.errors import AccuracyError, CompileError, NoVariantError, ReferenceUnavailable
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.runtime import check_bundle
 from tvmbridge.signature import ModelSignature
 from tvmbridge.verify.compare import Comparison, compare_outputs, default_tolerance, merge_comparisons
-from tvmbridge.verify.inputs import random_inputs, write_arrays
+from tvmbridge.verify.inputs import random_samples, write_arrays
 from tvmbridge.verify.latency import Latency
-from tvmbridge.verify.reference import ReferenceSession, ReferenceUnavailable
+from tvmbridge.verify.reference import ReferenceSession
 
 _RANDOM_SAMPLES = 2
 _RUN_TIMEOUT_S = 1800.0
@@ -111,7 +111,7 @@ def check_variants(
     runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
     checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
     if runnable:
-        samples = [random_inputs(source, signature, seed=seed + index) for index in range(_RANDOM_SAMPLES)]
+        samples = random_samples(source, signature, seed=seed, count=_RANDOM_SAMPLES)
         samples += [dict(inputs)] if inputs is not None else []
         reference = ReferenceSession(source)
         expected = [reference.run(sample) for sample in samples]
