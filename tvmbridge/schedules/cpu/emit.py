@@ -1,0 +1,65 @@
+"""Writes loops: the few statements that a template's kernel is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import tirx
+
+Body = Callable[[tvm.ir.Var], tirx.Stmt]
+
+
+def number(value: int) -> tirx.IntImm:
+    """An index constant; TVM narrows 64-bit indices where a buffer is small enough."""
+    return tirx.IntImm("int64", value)
+
+
+def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name: str = "i") -> tirx.Stmt:
+    """`for name in range(extent): body(name)`; a serial loop of one step is only its body."""
+    if extent == 1 and kind != tirx.ForKind.PARALLEL:
+        return body(number(0))
+    var = tvm.ir.Var(name, "int64")
+    return tirx.For(var, number(0), number(extent), kind, body(var))
+
+
+def parallel(extent: int, body: Body) -> tirx.Stmt:
+    """A loop whose steps are dealt out to the threads, each taking consecutive ones."""
+    return loop(extent, body, tirx.ForKind.PARALLEL, "task")
+
+
+def unrolled(extent: int, body: Body) -> tirx.Stmt:
+    """A loop that is written out: buffers indexed by its variable can stay in registers."""
+    return loop(extent, body, tirx.ForKind.UNROLLED, "u")
+
+
+def vectorized(lanes: int, body: Body) -> tirx.Stmt:
+    """A loop that becomes one vector operation for each operation of its body."""
+    return loop(lanes, body, tirx.ForKind.VECTORIZED, "lane")
+
+
+def sequence(*statements: tirx.Stmt | None) -> tirx.Stmt:
+    """One statement after another; None is nothing."""
+    present = [statement for statement in statements if statement is not None]
+    return present[0] if len(present) == 1 else tirx.SeqStmt(present)
+
+
+def store(buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr], value: tvm.ir.Expr) -> tirx.Stmt:
+    """`buffer[indices] = value`."""
+    return tirx.BufferStore(buffer, value, list(indices))
+
+
+def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> tuple[tvm.ir.Var, tirx.Stmt]:
+    """A buffer of one task, and the statement that makes it for the statements behind it in a sequence.
+
+    scope "local" lives on the stack and, where all its indices become constants, in registers; "global" on the heap.
+    """
+    buffer = tirx.decl_buffer([number(extent) for extent in shape], dtype, name, scope=scope)
+    return buffer, tirx.AllocBuffer(buffer)
+
+
+def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
+    """The function with new loops in place of its own."""
+    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr(
+        "tirx.is_scheduled", True
+    )

@@ -1,0 +1,155 @@
+"""A kernel read as stages: what each computes for one element, ready to be inlined and written out in new loops.
+
+TVM's schedule primitives transform the loops that a kernel came with; where a template wants loops of its own making
+(peeled or overlapping tails, two tile sizes, a scratch copy) it is simpler to take the expressions and write the loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
+
+_SPATIAL, _REDUCTION = 0, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis of a stage: `var` runs over [0, extent)."""
+
+    var: tvm.ir.Var
+    extent: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """`buffer[indices] = value` for every point of the spatial axes.
+
+    Where there are reduction axes, `init` is stored first, and `value` reads the element that it updates.
+    """
+
+    name: str
+    spatial: tuple[Axis, ...]
+    reduction: tuple[Axis, ...]
+    buffer: tvm.ir.Var
+    indices: tuple[tvm.ir.Expr, ...]
+    init: tvm.ir.Expr | None
+    value: tvm.ir.Expr
+
+
+def read_stages(function: tirx.PrimFunc) -> tuple[Stage, ...] | None:
+    """The stages of an unscheduled function in program order; None where it is not plain loops around plain blocks.
+
+    Not plain: blocks without an expression (sorts, scatters), predicates, extents that only the run decides.
+    """
+    root = function.body
+    if not isinstance(root, SBlockRealize) or root.block.name_hint != "root":
+        return None
+    body = root.block.body
+    stages = []
+    for nest in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
+        stage = _read_stage(nest)
+        if stage is None:
+            return None
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _read_stage(nest: tirx.Stmt) -> Stage | None:
+    loops: list[tuple[tvm.ir.Var, int]] = []
+    while isinstance(nest, tirx.For):
+        if not isinstance(nest.extent, tirx.IntImm) or int(nest.min) != 0 or nest.kind != tirx.ForKind.SERIAL:
+            return None
+        loops.append((nest.loop_var, int(nest.extent)))
+        nest = nest.body
+    if not isinstance(nest, SBlockRealize) or not isinstance(nest.predicate, tirx.IntImm):
+        return None
+    block: SBlock = nest.block
+    store = block.body
+    bound = list(nest.iter_values)
+    if not isinstance(store, tirx.BufferStore) or block.alloc_buffers or block.match_buffers:
+        return None
+    if not all(isinstance(value, tvm.ir.Var) for value in bound):
+        # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
+        if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
+            return None
+    extents = dict(loops)
+    axes: dict[int, list[Axis]] = {_SPATIAL: [], _REDUCTION: []}
+    for axis, value in zip(block.iter_vars, bound, strict=True):
+        if int(axis.iter_type) not in axes:
+            return None
+        axes[int(axis.iter_type)].append(Axis(axis.var, extents.pop(value) if isinstance(value, tvm.ir.Var) else 1))
+    if any(extent != 1 for extent in extents.values()):
+        return None
+    return Stage(
+        name=str(block.name_hint),
+        spatial=tuple(axes[_SPATIAL]),
+        reduction=tuple(axes[_REDUCTION]),
+        buffer=store.buffer,
+        indices=tuple(store.indices),
+        init=None if block.init is None else block.init.value,
+        value=store.value,
+    )
+
+
+def _is_zero(expr: tvm.ir.Expr) -> bool:
+    return isinstance(expr, tirx.IntImm) and int(expr) == 0
+
+
+def substitute(expr: tvm.ir.Expr, values: Mapping[tvm.ir.Var, tvm.ir.Expr]) -> tvm.ir.Expr:
+    """The expression with variables replaced."""
+    return tvm_ffi.structural_map(expr, (tvm.ir.Var, lambda var: values.get(var, var)))
+
+
+def replace_loads(
+    expr: tvm.ir.Expr, buffer: tvm.ir.Var, value: Callable[[Sequence[tvm.ir.Expr]], tvm.ir.Expr]
+) -> tvm.ir.Expr:
+    """The expression with each load of `buffer` replaced by `value(indices)`."""
+    return tvm_ffi.structural_map(
+        expr, (tvm.ir.TensorLoad, lambda load: value(load.indices) if load.source.same_as(buffer) else load)
+    )
+
+
+def loads(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
+    """Every load in the expression."""
+    found: list[tvm.ir.TensorLoad] = []
+    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, lambda load: found.append(load)))
+    return found
+
+
+def reads(stage: Stage, buffer: tvm.ir.Var) -> bool:
+    """Whether the stage reads the buffer; what it accumulates in does not count."""
+    return not stage.buffer.same_as(buffer) and any(load.source.same_as(buffer) for load in loads(stage.value))
+
+
+def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stage, ...]:
+    """The stages with every element-wise one that another reads, and that is not to keep, put into its readers."""
+    remaining = list(stages)
+    for stage in stages:
+        current = next(s for s in remaining if s.buffer.same_as(stage.buffer))
+        readers = [s for s in remaining if reads(s, stage.buffer)]
+        if current.reduction or not readers or keep(current) or not _stores_at_its_axes(current):
+            continue
+        remaining = [_inlined(s, current) if s in readers else s for s in remaining if s is not current]
+    return tuple(remaining)
+
+
+def _stores_at_its_axes(stage: Stage) -> bool:
+    return len(stage.indices) == len(stage.spatial) and all(
+        index.same_as(axis.var) or (axis.extent == 1 and _is_zero(index))
+        for index, axis in zip(stage.indices, stage.spatial, strict=True)
+    )
+
+
+def _inlined(reader: Stage, producer: Stage) -> Stage:
+    variables = [axis.var for axis in producer.spatial]
+    value = replace_loads(
+        reader.value,
+        producer.buffer,
+        lambda indices: substitute(producer.value, dict(zip(variables, indices, strict=True))),
+    )
+    return dataclasses.replace(reader, value=value)
