@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+from hypothesis import strategies as st
 from tvm import relax
 
 from tvmbridge.codegen.assemble import assemble
@@ -107,6 +108,23 @@ def run_function(function: tvm.tirx.PrimFunc, target: Target, arrays: Sequence[n
     tensors = [tvm.runtime.tensor(array) for array in [*arrays, *outputs]]
     compile_function(function, target)["main"](*tensors)
     return [tensor.numpy() for tensor in tensors[len(arrays) :]]
+
+
+def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
+    """Compare in float64; the tolerance is of the largest reference, or of 1."""
+    assert ours.shape == reference.shape
+    scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
+    np.testing.assert_allclose(ours.astype("float64"), reference.astype("float64"), rtol=0, atol=tolerance * scale)
+
+
+def drawn_choice(data: st.DataObject, target: Target) -> Choose:
+    """For each kernel any fitting template with any config that it lists."""
+
+    def choose(kernel: Kernel) -> tuple[Template, Config]:
+        template = data.draw(st.sampled_from(fitting_templates(kernel, target)))
+        return template, data.draw(st.sampled_from(template.configs(kernel, target)))
+
+    return choose
 
 
 def start_python(program: str, **options: object) -> subprocess.Popen[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tvm
@@ -21,6 +22,42 @@ def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name
         return body(number(0))
     var = tvm.ir.Var(name, "int64")
     return tirx.For(var, number(0), number(extent), kind, body(var))
+
+
+def nest(extents: Sequence[int], body: Callable[[list[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
+    """Serial loops around `body(variables)`, the first extent outermost."""
+
+    def inside(chosen: list[tvm.ir.Expr]) -> tirx.Stmt:
+        if len(chosen) == len(extents):
+            return body(chosen)
+        return loop(extents[len(chosen)], lambda var: inside([*chosen, var]))
+
+    return inside([])
+
+
+def block(
+    index: tvm.ir.Expr, size: int, total: int, body: Callable[[tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]
+) -> tirx.Stmt:
+    """`body(i, index * size + i)` for one block of `size` steps, of which the last one may have fewer."""
+    if total % size == 0:
+        return loop(size, lambda i: body(i, index * number(size) + i))
+    var = tvm.ir.Var("i", "int64")
+    extent = tirx.min(number(size), number(total) - index * number(size))
+    return tirx.For(var, number(0), extent, tirx.ForKind.SERIAL, body(var, index * number(size) + var))
+
+
+def unravel(index: tvm.ir.Expr, extents: Sequence[int]) -> list[tvm.ir.Expr]:
+    """The row-major coordinates of an index."""
+    found: list[tvm.ir.Expr] = []
+    remaining = math.prod(extents)
+    for extent in reversed(extents):
+        remaining //= extent
+        if extent == 1:
+            found.append(number(0))
+            continue
+        found.append(tirx.floormod(index, number(extent)) if remaining > 1 else index)
+        index = tirx.floordiv(index, number(extent))
+    return found[::-1]
 
 
 def parallel(extent: int, body: Body) -> tirx.Stmt:
@@ -60,6 +97,10 @@ def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -
 
 def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
     """The function with new loops in place of its own."""
-    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr(
-        "tirx.is_scheduled", True
-    )
+    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
+
+
+def prefetch(load: tvm.ir.TensorLoad) -> tirx.Stmt:
+    """Ask for the cache line of an element that is read soon."""
+    read, keep, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", tirx.address_of(load), read, keep, data))

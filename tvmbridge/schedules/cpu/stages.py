@@ -14,6 +14,8 @@ import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
+Values = dict[tvm.ir.Var, tvm.ir.Expr]
+
 _SPATIAL, _REDUCTION = 0, 2
 
 
@@ -73,10 +75,9 @@ def _read_stage(nest: tirx.Stmt) -> Stage | None:
     bound = list(nest.iter_values)
     if not isinstance(store, tirx.BufferStore) or block.alloc_buffers or block.match_buffers:
         return None
-    if not all(isinstance(value, tvm.ir.Var) for value in bound):
-        # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
-        if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
-            return None
+    # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
+    if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
+        return None
     extents = dict(loops)
     axes: dict[int, list[Axis]] = {_SPATIAL: [], _REDUCTION: []}
     for axis, value in zip(block.iter_vars, bound, strict=True):
@@ -112,6 +113,11 @@ def replace_loads(
     return tvm_ffi.structural_map(
         expr, (tvm.ir.TensorLoad, lambda load: value(load.indices) if load.source.same_as(buffer) else load)
     )
+
+
+def reload(expr: tvm.ir.Expr, buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr]) -> tvm.ir.Expr:
+    """An expression of one load with that load reading another place."""
+    return tvm_ffi.structural_map(expr, (tvm.ir.TensorLoad, lambda _: tirx.BufferLoad(buffer, list(indices))))
 
 
 def loads(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
