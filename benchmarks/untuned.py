@@ -13,12 +13,12 @@ import json
 import tempfile
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import tvm
 from tvm import relax
 
+import networks
 import tvmbridge
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.runtime.threads import PoolSize
