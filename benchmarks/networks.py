@@ -29,24 +29,21 @@ _MAKERS: dict[str, Callable[[int, np.random.Generator], ModelProto]] = {
 }
 NETWORKS = tuple(_MAKERS)
 SEED = 2026
-MLP_BATCH = 32
 
-
-def default_batch(name: str) -> int:
-    """How many samples a network takes at once where nobody says it: 32 for the mlp, one for any other."""
-    return MLP_BATCH if name == "mlp" else 1
+# The batches that each network is measured at.
+BATCHES: dict[str, tuple[int, ...]] = {**dict.fromkeys(NETWORKS, (1, 4)), "vit_tiny": (1,), "mlp": (32,)}
 
 
 def make_network(name: str, batch: int | None = None) -> ModelProto:
     """Make one of NETWORKS; the same bytes for the same arguments and NumPy version. ValueError for another name.
 
     The image networks take float32 [batch, 3, 224, 224], bert4 int64 ids [batch, 128], mlp float32 [batch, 128].
-    batch: the weights do not depend on it; None: `default_batch`.
+    batch: the weights do not depend on it; None: the first of the network's BATCHES.
     """
     if name not in _MAKERS:
         raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}")
     rng = np.random.default_rng([SEED, *name.encode()])
-    return _MAKERS[name](default_batch(name) if batch is None else batch, rng)
+    return _MAKERS[name](BATCHES[name][0] if batch is None else batch, rng)
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def test_a_batch_of_a_large_network_is_its_samples_side_by_side(name):
 
 def test_the_quick_and_the_large_networks_are_all_there_are():
     assert {*QUICK, *LARGE} == set(networks.NETWORKS)
-    assert [networks.default_batch(name) for name in ("mlp", "resnet50")] == [32, 1]
+    assert set(networks.BATCHES) == set(networks.NETWORKS)
 
 
 def operators(model: onnx.ModelProto) -> collections.Counter[str]:
