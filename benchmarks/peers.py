@@ -38,6 +38,9 @@ ROUNDS = 5
 QUICK_SECONDS = 1.5
 QUICK_ROUNDS = 1
 
+# From here on, in processes that want a CPU on average, others take a share that shows in the figures.
+BUSY_LOAD = 0.5
+
 
 def main() -> int:
     """Measure, print, write; 1 where a network has no figures, as it is wrong or failed, else 0."""
@@ -46,6 +49,8 @@ def main() -> int:
     for path in filter(None, (arguments.json, arguments.chart)):
         path.parent.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(cores)
+    if machine["load_average"][0] > BUSY_LOAD:
+        _say(f"this machine is busy (load {machine['load_average'][0]}): its figures will say little")
     rows = measure_all(arguments)
     goals = judge(rows, networks.BATCHES)
     print_rows(rows)

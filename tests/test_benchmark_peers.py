@@ -121,7 +121,7 @@ def test_what_was_not_measured_is_not_judged():
 
 def test_the_table_says_what_is_missing_and_why(capsys):
     rows = [
-        row(rounds_us={"tvmbridge": [800.0], "onnxruntime": [1000.0]}, absent={"openvino": NOT_INSTALLED}),
+        row(rounds_us={"tvmbridge": [800.0] * 2, "onnxruntime": [1000.0] * 2}, absent={"openvino": NOT_INSTALLED}),
         row("bert4", problem="wrong: output y: 2.0e-01 relative error", max_relative=0.2, rounds_us={}),
         row("mlp", 32, absent={"tvm_default": "failed: ValueError: odd"}),
     ]

@@ -41,7 +41,7 @@ def _cells(row: Row, programs: Sequence[str]) -> list[str]:
         str(row.threads),
         *(_time(row, program) for program in programs),
         f"{ratio.median:.2f}" if ratio else (row.problem or _NOTHING).partition(":")[0],
-        f"{ratio.low:.2f}–{ratio.high:.2f}" if ratio else _NOTHING,
+        f"{ratio.low:.2f}–{ratio.high:.2f}" if ratio and len(row.rounds_us[OURS]) > 1 else _NOTHING,
         f"{to_openvino.median:.2f}" if to_openvino else _absence(row, OPENVINO),
         f"{row.max_relative:.1e}" if row.max_relative is not None else _NOTHING,
         f"{row.build_seconds:.1f}" if row.build_seconds is not None else _NOTHING,
