@@ -138,9 +138,10 @@ def test_the_table_says_what_is_missing_and_why(capsys):
 
 
 def test_the_table_has_no_column_for_what_was_not_asked_for(capsys):
-    print_rows([row()])
+    print_rows([row(), row("bert4", ours=1283.4)])
     out = capsys.readouterr().out
     assert "TVM's default" not in out and "not installed" not in out and "0.82" in out  # 0.9 / 1.1: OpenVINO
+    assert out.splitlines()[2].split()[:4] == ["bert4", "1", "1", "1283"]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ def _cells(row: Row, programs: Sequence[str]) -> list[str]:
 
 def _time(row: Row, program: str) -> str:
     median_us = row.median_us(program)
-    return f"{median_us / 1000:.3g}" if median_us is not None else _absence(row, program)
+    if median_us is None:
+        return _absence(row, program)
+    milliseconds = median_us / 1000
+    return f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
 
 
 def _absence(row: Row, program: str) -> str:
