@@ -25,6 +25,7 @@ _STAGES = {
     "compile": "compiling",
     "verify": "verifying against ONNX Runtime",
     "write": "writing the bundle",
+    "profile": "timing each kernel alone",
 }
 
 

@@ -1,0 +1,6 @@
+"""Where a network's time goes: its kernels' times, rates and shares, against what this machine can do at most."""
+
+from tvmbridge.profiling.kernels import KernelProfile, NetworkProfile, profile_kernels
+from tvmbridge.profiling.peak import Peak
+
+__all__ = ["KernelProfile", "NetworkProfile", "Peak", "profile_kernels"]
