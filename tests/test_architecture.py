@@ -38,7 +38,7 @@ ALLOWED = {
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
-    "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify"},
+    "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
     "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads

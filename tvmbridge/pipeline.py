@@ -18,6 +18,7 @@ from tvmbridge.codegen.link import find_linker
 from tvmbridge.errors import CompileError, TargetError, TvmBridgeError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import lower
+from tvmbridge.profiling import KernelShare, share_time
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.log import read_log, render_log
@@ -49,6 +50,11 @@ class TargetOutcome:
     check: VariantCheck | None = None
     tuning: TuneProgress | None = None
     untuned_because: str | None = None
+
+    @property
+    def shares(self) -> tuple[KernelShare, ...]:
+        """What each kernel takes of the variant's time, the most expensive first."""
+        return share_time(self.kernels, self.check.kernel_us if self.check is not None else {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,10 @@ import click
 from tvmbridge.cli.options import import_model, json_option, model_options, resolve_targets
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
-from tvmbridge.errors import AccuracyError, LogError, TargetError
+from tvmbridge.errors import AccuracyError, LogError, ReferenceUnavailable, TargetError
+from tvmbridge.host import detect_host
 from tvmbridge.signature import ModelSignature
+from tvmbridge.targets import why_not_local
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import TargetOutcome
@@ -135,8 +137,12 @@ def _bench_model(
     per_kernel: bool,
 ) -> int:
     (chosen,) = resolve_targets(targets_file, (target or "native",))
+    if obstacle := why_not_local(chosen, detect_host(gpus=chosen.kind == "cuda")):
+        raise TargetError(f"{chosen.name} cannot be timed here: {obstacle}", hint="build a bundle, and time it there")
+    if per_kernel and chosen.kind == "cuda":
+        raise TargetError("kernels on a GPU cannot be timed one by one yet", hint="leave --per-kernel out")
     if log is not None and not os.path.exists(log):
-        raise LogError(f"{log}: no such file", hint="tvmbridge tune makes one")
+        raise LogError(f"{log}: no such file", hint="tvmbridge tune makes one; without --log nothing is tuned")
     with BuildDisplay(quiet=as_json, targets=1, resume="") as display, tempfile.TemporaryDirectory() as folder:
         display.say("import", Path(model).name)
         imported = import_model(model, shapes, dims)
@@ -154,14 +160,20 @@ def _bench_model(
             seed=seed,
             seconds=seconds,
             threads=threads,
-            on_event=display.on_event,
+            on_event=lambda event: None if event.stage == "write" else display.on_event(event),
         ).outcomes
         latency, used_threads = _require_timed(outcome)
         profile = None
         if per_kernel:
             display.say("profile", chosen.name)
             assert outcome.check is not None
-            profile = profile_kernels(outcome.kernels, outcome.check.kernel_us, chosen, threads=used_threads)
+            profile = profile_kernels(
+                outcome.kernels,
+                outcome.check.kernel_us,
+                chosen,
+                threads=used_threads,
+                on_progress=display.on_kernels,
+            )
     if as_json:
         print_json(_describe(outcome, latency, used_threads, profile))
         return 0
@@ -182,7 +194,10 @@ def _require_timed(outcome: TargetOutcome) -> tuple[Latency, int]:
     check = outcome.check
     assert check is not None
     if check.latency is None or check.threads is None:
-        raise TargetError(f"{outcome.target.name} cannot be timed here: {check.unverified_because}")
+        raise ReferenceUnavailable(
+            f"{outcome.target.name} was not run: {check.unverified_because}",
+            hint="build a bundle, and time it without --against",
+        )
     return check.latency, check.threads
 
 
@@ -202,15 +217,18 @@ def _print_profile(profile: NetworkProfile, latency: Latency, *, configs: bool) 
         [*columns, *(["config"] if configs else [])],
         [_kernel_row(kernel, profile, configs=configs) for kernel in profile.kernels],
     )
+    peak, fallback = profile.peak, profile.fallback
     threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
-    click.echo(f"\npeak of {threads}, measured: {profile.peak.gflops:.0f} GFLOP/s, {profile.peak.gb_per_s:.0f} GB/s")
-    fallback = profile.fallback
+    click.echo()
+    for name, time_us in profile.runtime_us.items():
+        click.echo(f"{name}, a function of TVM's runtime: {show_us(time_us)}")
     if fallback:
-        share = sum(profile.share(kernel) for kernel in fallback)
-        click.echo(f"* no template fits: {len(fallback)} kernels take the default, {share:.1%} of the kernels' time")
-    sums = f"sum of the kernels {show_us(profile.total_us)} in the network, {show_us(profile.alone_us)} each alone"
-    against = f"; ONNX Runtime {show_us(latency.reference_us)}" if latency.reference_us is not None else ""
-    click.echo(f"{sums} with warm caches; the network {show_us(latency.median_us)}{against}")
+        share = f"{profile.share(*fallback):.1%} of the kernels' time"
+        click.echo(f"* {len(fallback)} of {len(profile.kernels)} kernels take the fallback template, {share}")
+    click.echo(f"peak of {threads}, measured: {peak.gflops:.0f} GFLOP/s, {peak.gb_per_s:.0f} GB/s")
+    alone = f"each alone with warm caches {show_us(profile.alone_us)}"
+    whole = f"the network {show_us(latency.median_us)}, ONNX Runtime {show_us(latency.reference_us)}"
+    click.echo(f"sum of the kernels {show_us(profile.total_us)}, {alone}; {whole}")
 
 
 def _kernel_row(kernel: KernelProfile, profile: NetworkProfile, *, configs: bool) -> list[str]:
@@ -219,7 +237,7 @@ def _kernel_row(kernel: KernelProfile, profile: NetworkProfile, *, configs: bool
         kernel.name,
         f"{kernel.template}{' *' if kernel.is_fallback else ''}",
         str(kernel.calls),
-        show_us(kernel.us),
+        show_us(kernel.call_us),
         show_us(kernel.total_us),
         f"{profile.share(kernel):.1%}",
         show_us(kernel.alone_us),
@@ -248,7 +266,8 @@ def _describe_profile(profile: NetworkProfile) -> dict[str, Any]:
         "peak": dataclasses.asdict(profile.peak),
         "total_us": profile.total_us,
         "alone_us": profile.alone_us,
-        "fallback_share": sum(profile.share(kernel) for kernel in profile.fallback),
+        "runtime_us": dict(profile.runtime_us),
+        "fallback_share": profile.share(*profile.fallback),
         "kernels": [
             {
                 **dataclasses.asdict(kernel),

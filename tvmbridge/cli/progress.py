@@ -79,6 +79,11 @@ class BuildDisplay:
         else:
             self.say(event.stage, event.target)
 
+    def on_kernels(self, done: int, of: int) -> None:
+        """What `profile_kernels` calls."""
+        if self._status is not None:
+            self._show_live(f"{_STAGES['profile']}: {done} of {of}")
+
     def on_tuning(self, progress: TuneProgress) -> None:
         """What `tune` calls after every batch."""
         self._tuning = progress.ended is None

@@ -2,5 +2,6 @@
 
 from tvmbridge.profiling.kernels import KernelProfile, NetworkProfile, profile_kernels
 from tvmbridge.profiling.peak import Peak
+from tvmbridge.profiling.shares import KernelShare, share_time
 
-__all__ = ["KernelProfile", "NetworkProfile", "Peak", "profile_kernels"]
+__all__ = ["KernelProfile", "KernelShare", "NetworkProfile", "Peak", "profile_kernels", "share_time"]

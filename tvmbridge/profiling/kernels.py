@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import tvm
+import tvm_ffi
 
 from tvmbridge.codegen import KernelPlan
-from tvmbridge.errors import is_interrupt
 from tvmbridge.profiling.peak import Peak, measure_peak
 from tvmbridge.schedules import FALLBACK, Config
 from tvmbridge.targets import Target
@@ -21,11 +21,13 @@ _BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class KernelProfile:
-    """One kernel of a network. Times are medians of one call in microseconds.
+    """One kernel of a network.
 
-    us: in the network, the mean of its calls there. alone_us: by itself, over and over, with warm caches; None where
-    it could not be timed so. flops: float additions, multiplications, divisions and comparisons of one call; None
-    where they cannot be counted. size_bytes: of its inputs and outputs, each once.
+    call_us: of one call in the network, the mean of its calls there; microseconds. alone_us: of one call by itself,
+    over and over, with warm caches; None where it could not be timed so.
+    flops: additions, multiplications, divisions and comparisons of one call, as the unscheduled function has them;
+    functions such as exp count nothing; None where how often depends on the data.
+    size_bytes: of its inputs and outputs, each once; None where an axis is unknown.
     """
 
     name: str
@@ -34,68 +36,73 @@ class KernelProfile:
     config: Config
     tuned: bool
     calls: int
-    us: float
+    call_us: float
     alone_us: float | None
     flops: float | None
-    size_bytes: int
+    size_bytes: int | None
 
     @property
     def total_us(self) -> float:
-        """Of all calls in one run of the network."""
-        return self.us * self.calls
+        """Of all its calls in one run of the network."""
+        return self.call_us * self.calls
 
     @property
     def gflops(self) -> float | None:
-        """Rate in the network, 1e9 operations a second."""
-        return self.flops / self.us / 1e3 if self.flops is not None and self.us else None
+        """Its rate in the network, 1e9 operations a second."""
+        return self.flops / self.call_us / 1e3 if self.flops is not None and self.call_us else None
 
     @property
     def gb_per_s(self) -> float | None:
-        """Rate in the network, 1e9 bytes a second."""
-        return self.size_bytes / self.us / 1e3 if self.us else None
+        """Its rate in the network, 1e9 bytes a second."""
+        return self.size_bytes / self.call_us / 1e3 if self.size_bytes is not None and self.call_us else None
 
     @property
     def is_fallback(self) -> bool:
-        """Whether no template of its own fits it."""
+        """Whether it takes the template that takes what no other does."""
         return self.template == FALLBACK
 
     def bound(self, peak: Peak) -> str:
-        """Which of the two takes longer at peak rate: "compute" or "memory"."""
-        return "compute" if (self.flops or 0.0) / peak.gflops > self.size_bytes / peak.gb_per_s else "memory"
+        """What would take it longer at peak rate: "compute" or "memory"."""
+        return "compute" if (self.flops or 0.0) / peak.gflops > (self.size_bytes or 0) / peak.gb_per_s else "memory"
 
     def of_peak(self, peak: Peak) -> float | None:
-        """The rate that bounds it as a part of the peak; above 1 where caches give more than memory could."""
-        rate = self.gflops if self.bound(peak) == "compute" else self.gb_per_s
-        best = peak.gflops if self.bound(peak) == "compute" else peak.gb_per_s
+        """Its rate at what bounds it, as a part of the peak; above 1 where caches give more than memory could."""
+        compute = self.bound(peak) == "compute"
+        rate, best = (self.gflops, peak.gflops) if compute else (self.gb_per_s, peak.gb_per_s)
         return rate / best if rate is not None else None
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkProfile:
-    """The kernels of a network on `threads` threads, the one that takes the most time first."""
+    """The kernels of a network on `threads` threads, the one that takes the most time first.
+
+    runtime_us: what functions of TVM's runtime take of one run, by name; sorting, for one, is no kernel.
+    """
 
     threads: int
     peak: Peak
     kernels: tuple[KernelProfile, ...]
+    runtime_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def total_us(self) -> float:
-        """All kernels of one run."""
-        return sum(kernel.total_us for kernel in self.kernels)
+        """All kernels and runtime functions of one run."""
+        return sum(kernel.total_us for kernel in self.kernels) + sum(self.runtime_us.values())
 
     @property
     def alone_us(self) -> float:
-        """All kernels of one run, each at the time it takes alone, or in the network where that is not known."""
-        return sum((k.us if k.alone_us is None else k.alone_us) * k.calls for k in self.kernels)
+        """The same with each kernel at the time that it takes alone, where that is known."""
+        times = ((k.call_us if k.alone_us is None else k.alone_us) * k.calls for k in self.kernels)
+        return sum(times) + sum(self.runtime_us.values())
 
     @property
     def fallback(self) -> tuple[KernelProfile, ...]:
-        """The kernels that no template of their own fits."""
+        """The kernels that take the template that takes what no other does."""
         return tuple(kernel for kernel in self.kernels if kernel.is_fallback)
 
-    def share(self, kernel: KernelProfile) -> float:
-        """What part of all kernels' time is this one's."""
-        return kernel.total_us / self.total_us if self.total_us else 0.0
+    def share(self, *kernels: KernelProfile) -> float:
+        """What part of the whole time these kernels take."""
+        return sum(kernel.total_us for kernel in kernels) / self.total_us if self.total_us else 0.0
 
 
 def profile_kernels(
@@ -109,7 +116,7 @@ def profile_kernels(
     """Profile the kernels of a variant that was built and timed on this machine.
 
     plans: what the build decided. kernel_us: what each took of one run (`VariantCheck.kernel_us`). on_progress: called
-    with the number of kernels that were timed alone, and of all. TuningError where measuring fails altogether.
+    with the number of kernels that have been timed alone, and of all. TuningError where measuring fails altogether.
     """
     peak = measure_peak(target, threads)
     alone = _time_alone([plan for plan in plans if is_static(plan.kernel)], target, threads, on_progress)
@@ -121,33 +128,38 @@ def profile_kernels(
             config=plan.config,
             tuned=plan.record is not None,
             calls=plan.kernel.calls,
-            us=kernel_us.get(plan.symbol, 0.0) / plan.kernel.calls,
+            call_us=kernel_us.get(plan.symbol, 0.0) / plan.kernel.calls,
             alone_us=alone.get(plan.kernel.key),
             flops=count_flops(plan.kernel.function),
-            size_bytes=count_bytes(plan.kernel.function),
+            size_bytes=count_bytes(plan.kernel.function) if is_static(plan.kernel) else None,
         )
         for plan in plans
     ]
-    return NetworkProfile(threads, peak, tuple(sorted(kernels, key=lambda kernel: -kernel.total_us)))
+    symbols = {plan.symbol for plan in plans}
+    return NetworkProfile(
+        threads=threads,
+        peak=peak,
+        kernels=tuple(sorted(kernels, key=lambda kernel: -kernel.total_us)),
+        runtime_us={name: time_us for name, time_us in kernel_us.items() if name not in symbols},
+    )
 
 
 def count_flops(function: tvm.tirx.PrimFunc) -> float | None:
-    """Operations of one call of an unscheduled function; None where TVM cannot count them."""
-    try:
-        flops = tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function}))
-    except Exception as exc:  # TVM raises many kinds: unknown extents, opaque blocks
-        if is_interrupt(exc):
-            raise KeyboardInterrupt from exc
-        return None
-    return flops
+    """Arithmetic of one call of an unscheduled function, as TVM counts it; None where it depends on the data."""
+    unbounded: list[tvm.Object] = []
+
+    def visit_for(loop: tvm.tirx.For) -> None:
+        if not isinstance(loop.extent, tvm.tirx.IntImm):
+            unbounded.append(loop)
+
+    tvm_ffi.structural_walk(function.body, [(tvm.tirx.For, visit_for), (tvm.tirx.While, unbounded.append)])
+    return None if unbounded else tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function}))
 
 
 def count_bytes(function: tvm.tirx.PrimFunc) -> int:
-    """Bytes of the parameters of one call, each once; axes of unknown extent count as 1."""
+    """Bytes of the parameters, each once; all extents are known."""
     return sum(
-        math.prod(int(axis) if isinstance(axis, tvm.tirx.IntImm) else 1 for axis in parameter.shape)
-        * (tvm.DataType(str(parameter.dtype)).bits + 7)
-        // 8
+        math.prod(int(axis) for axis in parameter.shape) * ((tvm.DataType(str(parameter.dtype)).bits + 7) // 8)
         for parameter in function.params
     )
 
@@ -155,12 +167,13 @@ def count_bytes(function: tvm.tirx.PrimFunc) -> int:
 def _time_alone(
     plans: Sequence[KernelPlan], target: Target, threads: int, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, float]:
+    """By kernel key, the fastest of a few repeats: what else runs here makes some of them slower."""
     times: dict[str, float] = {}
     with LocalMeasurer([plan.kernel for plan in plans], target, seed=0, threads=threads) as measurer:
         for start in range(0, len(plans), _BATCH):
             batch = plans[start : start + _BATCH]
             records = measurer.measure([(Candidate(p.kernel, p.template, p.config), None) for p in batch])
-            times |= {record.kernel: record.median_us for record in records if record.median_us is not None}
+            times |= {record.kernel: min(record.times_us) for record in records if record.times_us}
             if on_progress is not None:
                 on_progress(start + len(batch), len(plans))
     return times

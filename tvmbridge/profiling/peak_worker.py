@@ -29,19 +29,20 @@ def main(target_json: str, threads: int) -> int:
     """Print {"gflops", "gb_per_s"} of the fastest runs; the environment has set the size of TVM's pool."""
     target = msgspec.json.decode(target_json, type=Target)
     lanes, sums = target.vector_bits // 32, min(_SUMS, target.vector_registers - 4)
-    factors = np.array([0.999, 0.001], np.float32)
-    multiplied = _fastest_s(_multiply_adds(threads, sums, lanes), target, [factors, np.zeros((threads, sums, lanes))])
-    arrays = [np.full(_ARRAY_FLOATS, value) for value in (1.5, 0.25, 0.0)]
-    streamed = _fastest_s(_triad(threads, _ARRAY_FLOATS // threads, lanes), target, arrays)
-    operations = 2 * threads * _STEPS * sums * lanes
-    print(json.dumps({"gflops": operations / multiplied / 1e9, "gb_per_s": 3 * 4 * _ARRAY_FLOATS / streamed / 1e9}))
+    factors, out = np.array([0.999, 0.001], np.float32), np.zeros(threads * sums * lanes, np.float32)
+    multiplied_s = _fastest_s(_multiply_adds(threads, sums, lanes), target, [factors, out])
+    vectors = _ARRAY_FLOATS // threads // lanes
+    arrays = [np.full(threads * vectors * lanes, value, np.float32) for value in (1.5, 0.25, 0.0)]
+    streamed_s = _fastest_s(_triad(threads, vectors, lanes), target, arrays)
+    gflops = 2 * threads * _STEPS * sums * lanes / multiplied_s / 1e9
+    print(json.dumps({"gflops": gflops, "gb_per_s": sum(array.nbytes for array in arrays) / streamed_s / 1e9}))
     return 0
 
 
 def _fastest_s(function: tvm.tirx.PrimFunc, target: Target, arrays: list[np.ndarray]) -> float:
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     main = tvm.compile(module, target=tvm_target(target)).mod["main"]
-    tensors = [tvm.runtime.tensor(array.astype(np.float32).reshape(-1)) for array in arrays]
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
     times: list[float] = []
     until = time.perf_counter() + _SECONDS
     while len(times) < 3 or time.perf_counter() < until:
@@ -76,18 +77,20 @@ def _multiply_adds(threads: int, sums: int, lanes: int) -> tvm.tirx.PrimFunc:
     return multiply_adds
 
 
-def _triad(threads: int, part: int, lanes: int) -> tvm.tirx.PrimFunc:
+def _triad(threads: int, vectors: int, lanes: int) -> tvm.tirx.PrimFunc:
+    floats = threads * vectors * lanes
+
     @T.prim_func(s_tir=True)
     def triad(  # type: ignore[no-untyped-def]
-        a: T.Buffer((_ARRAY_FLOATS,), "float32"),  # type: ignore[valid-type]
-        b: T.Buffer((_ARRAY_FLOATS,), "float32"),  # type: ignore[valid-type]
-        c: T.Buffer((_ARRAY_FLOATS,), "float32"),  # type: ignore[valid-type]
+        a: T.Buffer((floats,), "float32"),  # type: ignore[valid-type]
+        b: T.Buffer((floats,), "float32"),  # type: ignore[valid-type]
+        c: T.Buffer((floats,), "float32"),  # type: ignore[valid-type]
     ):
         for thread in T.parallel(threads):
-            for i in range(part // lanes):
+            for i in range(vectors):
                 for lane in T.vectorized(lanes):
                     with T.sblock("element"):
-                        at = T.axis.spatial(_ARRAY_FLOATS, thread * part + i * lanes + lane)
+                        at = T.axis.spatial(floats, (thread * vectors + i) * lanes + lane)
                         c[at] = a[at] + T.float32(3) * b[at]
 
     return triad

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_FIRST_RUNS, _LEAST_RUNS = 2, 5  # the first ones, which allocate, do not count
+_FIRST_RUNS, _LEAST_RUNS = 1, 3  # the first one, which allocates, does not count
 _MACHINE_STEP = "vm.builtin."  # the virtual machine's own functions: allocating, checking inputs
 
 
