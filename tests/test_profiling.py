@@ -19,7 +19,7 @@ from tvmbridge.codegen import KernelPlan
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
 from tvmbridge.profiling import KernelProfile, NetworkProfile, Peak, profile_kernels, share_time
-from tvmbridge.profiling.kernels import count_bytes, count_flops
+from tvmbridge.profiling.counts import count_bytes, count_flops
 from tvmbridge.profiling.peak import measure_peak
 from tvmbridge.profiling.peak_worker import _multiply_adds, _triad
 from tvmbridge.runtime.kernel_clock import KernelClock
@@ -60,6 +60,26 @@ def test_a_grouped_convolution_reads_only_its_groups_channels():
 
 def test_a_softmax_compares_subtracts_adds_and_divides_each_element_once():
     assert counted(relax.op.nn.softmax, (3, 17)) == (4 * 3 * 17, 4 * 2 * 3 * 17)
+
+
+def test_of_a_table_only_the_rows_taken_are_read():
+    taken = lower_expression(
+        lambda table, rows: relax.op.take(table, rows, axis=0), [((1009, 24), "float32"), ((7,), "int64")], NATIVE
+    )
+    (kernel,) = (k for k in taken.kernels if [int(axis) for axis in k.function.params[0].shape] == [1009, 24])
+    assert count_bytes(kernel.function) == 4 * 7 * 24 + 8 * 7 + 4 * 7 * 24
+
+
+def test_of_a_slice_only_the_slice_is_read():
+    def part(x: relax.Expr) -> relax.Expr:
+        return relax.op.strided_slice(x, axes=[1], begin=[3], end=[8])
+
+    (kernel,) = lower_expression(part, [((6, 101), "float32")], NATIVE).kernels
+    assert count_bytes(kernel.function) == 2 * 4 * 6 * 5
+
+
+def test_an_input_that_is_read_again_and_again_counts_once():
+    assert counted(relax.op.matmul, (64, 64), (64, 64))[1] == 4 * 3 * 64 * 64
 
 
 @T.prim_func(s_tir=True)

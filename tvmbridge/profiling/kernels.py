@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 
-import tvm
-import tvm_ffi
-
 from tvmbridge.codegen import KernelPlan
+from tvmbridge.profiling.counts import count_bytes, count_flops
 from tvmbridge.profiling.peak import Peak, measure_peak
 from tvmbridge.schedules import FALLBACK, Config
 from tvmbridge.targets import Target
@@ -27,7 +24,7 @@ class KernelProfile:
     over and over, with warm caches; None where it could not be timed so.
     flops: additions, multiplications, divisions and comparisons of one call, as the unscheduled function has them;
     functions such as exp count nothing; None where how often depends on the data.
-    size_bytes: of its inputs and outputs, each once; None where an axis is unknown.
+    size_bytes: of what it reads of its inputs and of its outputs, each element once; None where an axis is unknown.
     """
 
     name: str
@@ -141,26 +138,6 @@ def profile_kernels(
         peak=peak,
         kernels=tuple(sorted(kernels, key=lambda kernel: -kernel.total_us)),
         runtime_us={name: time_us for name, time_us in kernel_us.items() if name not in symbols},
-    )
-
-
-def count_flops(function: tvm.tirx.PrimFunc) -> float | None:
-    """Arithmetic of one call of an unscheduled function, as TVM counts it; None where it depends on the data."""
-    unbounded: list[tvm.Object] = []
-
-    def visit_for(loop: tvm.tirx.For) -> None:
-        if not isinstance(loop.extent, tvm.tirx.IntImm):
-            unbounded.append(loop)
-
-    tvm_ffi.structural_walk(function.body, [(tvm.tirx.For, visit_for), (tvm.tirx.While, unbounded.append)])
-    return None if unbounded else tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function}))
-
-
-def count_bytes(function: tvm.tirx.PrimFunc) -> int:
-    """Bytes of the parameters, each once; all extents are known."""
-    return sum(
-        math.prod(int(axis) for axis in parameter.shape) * ((tvm.DataType(str(parameter.dtype)).bits + 7) // 8)
-        for parameter in function.params
     )
 
 

@@ -18,8 +18,6 @@ from tvmbridge.verify.inputs import write_arrays
 from tvmbridge.verify.latency import measure_latency
 from tvmbridge.verify.reference import ReferenceSession
 
-_KERNELS_S = 0.5
-
 
 def main(request_path: str) -> int:
     """Run every sample, save the outputs, time the first sample; print the times as JSON, or what is wrong."""
@@ -34,7 +32,7 @@ def main(request_path: str) -> int:
             latency = measure_latency(
                 lambda: session.run(samples[0]), lambda: reference.run(samples[0]), seconds=request["seconds"]
             )
-            kernel_us = session.time_kernels(samples[0], seconds=_KERNELS_S)
+            kernel_us = session.time_kernels(samples[0], seconds=request["seconds"] / 4)
     except TvmBridgeError as exc:
         print(exc.message)
         return 1
