@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from tvmbridge.profiling.counts import count_bytes, count_flops
 from tvmbridge.profiling.peak import measure_peak
 from tvmbridge.profiling.peak_worker import _multiply_adds, _triad
 from tvmbridge.runtime.kernel_clock import KernelClock
+from tvmbridge.runtime.memory import CUDA
+from tvmbridge.runtime.threads import PoolSize
 from tvmbridge.schedules import Packing, Scheduled, Template, fitting_templates
 from tvmbridge.targets import parse_preset
 from tvmbridge.tuning.measure import LocalMeasurer
@@ -217,6 +221,29 @@ def test_a_session_times_every_kernel_and_still_computes_the_same(built):
         np.testing.assert_array_equal(output, after[name])
     with pytest.raises(ValueError, match="closed"):
         session.time_kernels(feeds)
+
+
+def test_kernels_are_timed_on_the_thread_that_has_a_pool_for_them(built, monkeypatch):
+    report, x = built
+    threads: list[str] = []
+    time_kernels = KernelClock.time_kernels
+
+    def noting_the_thread(clock: KernelClock, run: Callable[[], object], seconds: float) -> dict[str, float]:
+        threads.append(threading.current_thread().name)
+        return time_kernels(clock, run, seconds)
+
+    monkeypatch.setattr(KernelClock, "time_kernels", noting_the_thread)
+    monkeypatch.setattr(PoolSize, "apply", lambda _: False)  # the caller's pool is too small
+    with tvmbridge.load(report.output, threads=1) as session:
+        times_us = session.time_kernels({session.inputs[0].name: x}, seconds=0.01)
+    assert threads[0].startswith("tvmbridge") and len(times_us) == len(report.outcomes[0].kernels)
+
+
+def test_kernels_on_a_gpu_are_not_timed(built, monkeypatch):
+    report, x = built
+    with tvmbridge.load(report.output, threads=1) as session:
+        monkeypatch.setattr(session._executable, "_device", CUDA)
+        assert session.time_kernels({session.inputs[0].name: x}) == {}
 
 
 def test_a_build_says_what_each_kernel_takes(built):
