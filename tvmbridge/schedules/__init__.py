@@ -22,6 +22,8 @@ from tvmbridge.targets import Target
 
 Config = dict[str, "int | str | bool"]
 
+FALLBACK = "default"  # the name of the template that takes what no other does
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:

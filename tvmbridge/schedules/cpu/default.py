@@ -6,7 +6,7 @@ import tvm
 from tvm.s_tir import Schedule, ScheduleError
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules import FALLBACK, Config, Scheduled, Template
 from tvmbridge.schedules.cpu.loops import blocks, divisors, extent, is_reduction, spatial_loops
 from tvmbridge.targets import Target
 
@@ -46,7 +46,7 @@ def _configs(_kernel: Kernel, target: Target) -> list[Config]:
 
 
 TEMPLATE = Template(
-    name="default",
+    name=FALLBACK,
     version=1,
     rank=0,
     fits=lambda _kernel, _target: True,
