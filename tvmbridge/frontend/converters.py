@@ -116,13 +116,20 @@ def _pad(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> re
     return relax.op.nn.pad(inputs[0], width.ravel().tolist(), _PAD_MODES[mode], value.item())
 
 
+def _halves(bb: relax.BlockBuilder, x: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
+    """max(x, 0) and min(x, 0): each is NaN where x is, and to add them up takes no choice that fused code repeats."""
+    zero = relax.const(0, _dtype(x))
+    return bb.emit(relax.op.maximum(x, zero)), bb.emit(relax.op.minimum(x, zero))
+
+
 def _exponential(bb: relax.BlockBuilder, x: relax.Expr, alpha: float, gamma: float) -> relax.Expr:
     """gamma * (x above 0, alpha * (exp(x) - 1) elsewhere)."""
     dtype = _dtype(x)
-    grown = bb.emit(relax.op.subtract(bb.emit(relax.op.exp(x)), relax.const(1, dtype)))
-    below = bb.emit(relax.op.multiply(relax.const(alpha * gamma, dtype), grown))
-    above = x if gamma == 1 else bb.emit(relax.op.multiply(relax.const(gamma, dtype), x))
-    return relax.op.where(bb.emit(relax.op.greater(x, relax.const(0, dtype))), above, below)
+    above, below = _halves(bb, x)
+    grown = bb.emit(relax.op.subtract(bb.emit(relax.op.exp(below)), relax.const(1, dtype)))
+    if gamma != 1:
+        above = bb.emit(relax.op.multiply(above, relax.const(gamma, dtype)))
+    return relax.op.add(above, bb.emit(relax.op.multiply(grown, relax.const(alpha * gamma, dtype))))
 
 
 def _elu(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> relax.Expr:
@@ -135,9 +142,8 @@ def _selu(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> r
 
 
 def _prelu(bb: relax.BlockBuilder, inputs: _Inputs, _: _Attributes) -> relax.Expr:
-    x, slope = inputs
-    negative = bb.emit(relax.op.less(x, relax.const(0, _dtype(x))))
-    return relax.op.where(negative, bb.emit(relax.op.multiply(x, slope)), x)
+    above, below = _halves(bb, inputs[0])
+    return relax.op.add(above, bb.emit(relax.op.multiply(below, inputs[1])))
 
 
 def _thresholded_relu(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> relax.Expr:
@@ -146,9 +152,27 @@ def _thresholded_relu(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attr
     return relax.op.where(above, inputs[0], relax.const(0, dtype))
 
 
+def _gather(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> relax.Expr | None:
+    """The extent from which negative indices count back is known here; TVM would compute it in each run."""
+    data, indices = inputs
+    extent = data.ty.shape[attributes.get("axis", 0)]
+    known, dtype = _array(indices), _dtype(indices)
+    if not isinstance(extent, tvm.tirx.IntImm) or (known is not None and isinstance(data, tvm.ir.GenericConst)):
+        return None
+    count = int(extent)
+    if known is not None:
+        indices = relax.const(np.where(known < 0, known + count, known).astype(dtype), dtype)
+    else:
+        negative = bb.emit(relax.op.less(indices, relax.const(0, dtype)))
+        wrapped = bb.emit(relax.op.add(indices, relax.const(count, dtype)))
+        indices = bb.emit(relax.op.where(negative, wrapped, indices))
+    return relax.op.take(data, indices, attributes.get("axis", 0), mode="fast")
+
+
 _CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "Elu": _elu,
+    "Gather": _gather,
     "Max": _chain(relax.op.maximum),
     "Mean": _mean,
     "Min": _chain(relax.op.minimum),

@@ -64,6 +64,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             passes.AnnotateTIROpPattern(),
             passes.FuseOps(),
             passes.FuseTIR(),
+            passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]
     )

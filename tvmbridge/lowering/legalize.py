@@ -1,8 +1,10 @@
 """Operators → TIR, where TVM's own definition would make a number of a NaN.
 
-TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. Here each is a choice
-that takes the operand which may be NaN where the comparison fails: one instruction, as the vector units define it.
-Before: any Relax functions. After: no relu, clip, maximum or minimum; TVM's LegalizeOps does the rest.
+TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. LLVM's code for max(a, b)
+is "a > b, then a, else b", one vector instruction, which gives a NaN in b: so what may be NaN comes second. CUDA's fmax
+prefers the number wherever it stands: there it is a choice. Each value is read as rarely as can be, since what is
+fused is written into every place that reads it, and choices within choices take exponential time to simplify.
+Before: any Relax functions. After: no relu, leakyrelu, clip, maximum or minimum; TVM's LegalizeOps does the rest.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from tvm.relax.transform.legalize_ops.common import LegalizeFunc
 
 def _at_least(x: tvm.tirx.PrimExpr, bound: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
     """The greater of both; x where it is NaN."""
-    return tvm.tirx.Select(bound > x, bound, x)
+    return tvm.tirx.Select(bound > x, bound, x) if _is_cuda() else tvm.tirx.Max(bound, x)
 
 
 def _at_most(x: tvm.tirx.PrimExpr, bound: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
-    return tvm.tirx.Select(bound < x, bound, x)
+    return tvm.tirx.Select(bound < x, bound, x) if _is_cuda() else tvm.tirx.Min(bound, x)
+
+
+def _is_cuda() -> bool:
+    target = tvm.target.Target.current(allow_none=True)
+    return target is not None and str(target.kind) == "cuda"
 
 
 def _elementwise(x: te.Tensor, name: str, change: Callable[[tvm.tirx.PrimExpr], tvm.tirx.PrimExpr]) -> te.Tensor:
@@ -33,6 +40,19 @@ def _relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return _elementwise(x, "relu", lambda value: _at_least(value, tvm.tirx.const(0, value.ty)))
 
     return bb.call_te(relu, call.args[0], primfunc_name_hint="relu")
+
+
+def _leaky_relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    alpha = float(call.attrs.alpha)
+
+    def change(value: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        zero = tvm.tirx.const(0, value.ty)
+        return _at_least(value, zero) + _at_most(value, zero) * tvm.tirx.const(alpha, value.ty)
+
+    def leaky_relu(x: te.Tensor) -> te.Tensor:
+        return _elementwise(x, "leaky_relu", change)
+
+    return bb.call_te(leaky_relu, call.args[0], primfunc_name_hint="leaky_relu")
 
 
 def _clip(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -84,6 +104,7 @@ def _extreme(choose: Callable[[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr], tvm.tirx.P
 
 _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.nn.relu": _relu,
+    "relax.nn.leakyrelu": _leaky_relu,
     "relax.clip": _clip,
     "relax.maximum": _extreme(_at_least, "maximum"),
     "relax.minimum": _extreme(_at_most, "minimum"),
