@@ -16,13 +16,13 @@ from tvmbridge.lowering.layouts import (
     Laid,
     Layouts,
     Order,
-    Shape,
     known_shape,
     natural,
     permuted,
     reshaped,
     seen_through,
 )
+from tvmbridge.lowering.transposed_conv import transposed_convolution
 
 op = relax.op
 Operands = Sequence[Laid]
@@ -53,10 +53,10 @@ def _elementwise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid
     order, view, stored = lead.order, permuted(made, lead.order), known_shape(lead.stored)
     full = [permuted((1,) * (len(made) - len(x.order)) + x.shape, order) if x.order else () for x in operands]
     shapes = [seen_through(stored, view, shape) if shape else () for shape in full]
-    if lead.view != view or any(shape is None for shape in shapes):
+    if lead.view != view or None in shapes:
         shapes = [*full]
     orders = [_trailing(order, len(x.order)) for x in operands]
-    tensors = [layouts.store(x, *where) for x, *where in zip(operands, orders, shapes, strict=True)]
+    tensors = [layouts.store(x, way, shape) for x, way, shape in zip(operands, orders, shapes, strict=True)]
     return Laid(layouts.emit(_rebuilt(call, *tensors)), order, view)
 
 
@@ -166,7 +166,7 @@ def _take_one(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | 
     """One slice, whose number is a constant: taken out where it is stored."""
     x, index = operands
     known, axis = index.stored, call.attrs.axis
-    if x.order == natural(len(x.order)) or axis is None or index.order or not isinstance(known, tvm.ir.GenericConst):
+    if axis is None or index.order or not isinstance(known, tvm.ir.GenericConst):
         return None
     axis = int(axis) % len(x.order)
     number, count = int(known.value.numpy()), x.shape[axis]
@@ -281,6 +281,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys((f"relax.{name}" for name in _POOLS), _pool),
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), _reshape),
     **dict.fromkeys(("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"), _convolution),
+    **dict.fromkeys((f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)), transposed_convolution),
     **dict.fromkeys(("relax.nn.layer_norm", "relax.nn.rms_norm"), _normalise),
     "relax.broadcast_to": _broadcast_to,
     "relax.concat": _concat,
