@@ -23,6 +23,12 @@ def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name
     return tirx.For(var, number(0), number(extent), kind, body(var))
 
 
+def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
+    """`for name in range(start, end): body(name)`, where the run decides the ends."""
+    var = tvm.ir.Var(name, "int64")
+    return tirx.For(var, start, end - start, tirx.ForKind.SERIAL, body(var))
+
+
 def parallel(extent: int, body: Body) -> tirx.Stmt:
     """A loop whose steps are dealt out to the threads, each taking consecutive ones."""
     return loop(extent, body, tirx.ForKind.PARALLEL, "task")
