@@ -60,6 +60,12 @@ def unravel(index: tvm.ir.Expr, extents: Sequence[int]) -> list[tvm.ir.Expr]:
     return found[::-1]
 
 
+def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
+    """`for name in range(start, end): body(name)`, where the run decides the ends."""
+    var = tvm.ir.Var(name, "int64")
+    return tirx.For(var, start, end - start, tirx.ForKind.SERIAL, body(var))
+
+
 def parallel(extent: int, body: Body) -> tirx.Stmt:
     """A loop whose steps are dealt out to the threads, each taking consecutive ones."""
     return loop(extent, body, tirx.ForKind.PARALLEL, "task")

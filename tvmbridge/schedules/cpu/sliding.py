@@ -1,0 +1,310 @@
+"""Recognises a kernel that slides a window over a tensor: depthwise convolution, max and average pooling of any rank.
+
+What is looked at is what the kernel computes, never what it is called: a reduction over `input[.., p * stride + t *
+dilation + offset, .., c]`, where p is a position of the output, t a tap of the window and c the last, contiguous axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.sym import detect_linear_equation
+
+from tvmbridge.schedules.cpu.stages import Axis, Stage, inline, loads, read_stages, substitute
+
+
+@dataclasses.dataclass(frozen=True)
+class Slide:
+    """One axis of the output and the taps of the window along it.
+
+    A tap counts where lowest <= position * stride + tap * dilation < highest, and is padding elsewhere. None: always.
+    """
+
+    axis: Axis
+    taps: Axis | None
+    stride: int
+    dilation: int
+    lowest: int | None = None
+    highest: int | None = None
+
+    @property
+    def window(self) -> int:
+        """How many taps there are."""
+        return self.taps.extent if self.taps else 1
+
+    @property
+    def padded(self) -> bool:
+        """Whether a tap is padding somewhere."""
+        return len(self.whole) < self.axis.extent
+
+    def counts(self, position: int, tap: int) -> bool:
+        """Whether a tap is no padding."""
+        at = position * self.stride + tap * self.dilation
+        return (self.lowest is None or self.lowest <= at) and (self.highest is None or at < self.highest)
+
+    @functools.cached_property
+    def whole(self) -> range:
+        """The positions at which every tap counts."""
+        inside = [p for p in range(self.axis.extent) if self.counts(p, 0) and self.counts(p, self.window - 1)]
+        return range(inside[0], inside[-1] + 1) if inside else range(0)
+
+    def first_tap(self, position: tvm.ir.Expr) -> tvm.ir.Expr:
+        """The first tap that counts at a position."""
+        if self.lowest is None:
+            return tirx.IntImm("int64", 0)
+        return tirx.max(0, _ceil_div(self.lowest - position * self.stride, self.dilation))
+
+    def end_tap(self, position: tvm.ir.Expr) -> tvm.ir.Expr:
+        """Behind the last tap that counts at a position."""
+        if self.highest is None:
+            return tirx.IntImm("int64", self.window)
+        return tirx.min(self.window, _ceil_div(self.highest - position * self.stride, self.dilation))
+
+
+def _ceil_div(value: tvm.ir.Expr, divisor: int) -> tvm.ir.Expr:
+    return value if divisor == 1 else tirx.floordiv(value + (divisor - 1), divisor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sliding:
+    """A sliding-window reduction, and what is done to each of its results.
+
+    slides: of every axis of the output but the last, in order.
+    channels: the last axis.
+    init: what a result starts as. Padding would not change a result, and is not in `update`.
+    accumulator: what `update` reads and writes at the result's own place.
+    stored, indices, value: `stored[indices] = value` is what becomes of the result; `value` reads it in `accumulator`.
+    """
+
+    slides: tuple[Slide, ...]
+    channels: Axis
+    accumulator: tvm.ir.Var
+    init: tvm.ir.Expr
+    update: tvm.ir.Expr
+    stored: tvm.ir.Var
+    indices: tuple[tvm.ir.Expr, ...]
+    value: tvm.ir.Expr
+
+
+def read_sliding(function: tirx.PrimFunc) -> Sliding | None:
+    """The kernel as one sliding-window reduction with an element-wise tail; None where it is anything else."""
+    stages = read_stages(function)
+    if stages is None or sum(_is_one_of(stage.buffer, function.params) for stage in stages) != 1:
+        return None
+    first, *rest = inline(stages, lambda _stage: False)
+    if not first.reduction or len(rest) > 1 or len(first.spatial) < 2 or any(stage.reduction for stage in rest):
+        return None
+    known = (*function.params, first.buffer)
+    for stage in (first, *rest):
+        if any(axis.extent < 1 for axis in (*stage.spatial, *stage.reduction)):
+            return None
+        if not all(_is_one_of(load.source, known) for load in loads(stage.value)):
+            return None
+    outcome = _outcome(first, rest[0] if rest else None)
+    update = _without_padding(first)
+    if outcome is None or update is None or loads(first.init) or not _at_own_place(first):
+        return None
+    single = {axis.var: tirx.IntImm("int64", 0) for axis in first.reduction if axis.extent == 1}
+    value, *conditions = (substitute(expr, single) for expr in update)
+    slides = _slides(first, value)
+    for condition in conditions:
+        slides = None if slides is None else _narrowed(slides, condition)
+    if slides is None:
+        return None
+    return Sliding(slides, first.spatial[-1], first.buffer, first.init, value, *outcome)
+
+
+def _is_one_of(buffer: tvm.ir.Var, buffers: Sequence[tvm.ir.Var]) -> bool:
+    return any(buffer.same_as(other) for other in buffers)
+
+
+def _at_own_place(stage: Stage) -> bool:
+    """Whether the stage stores at its axes, and reads what it updates there only."""
+    places = [load.indices for load in loads(stage.value) if load.source.same_as(stage.buffer)]
+    return len(places) == 1 and all(
+        tvm_ffi.structural_equal(index, stored)
+        and (index.same_as(axis.var) or (axis.extent == 1 and _constant(index) == 0))
+        for index, stored, axis in zip(places[0], stage.indices, stage.spatial, strict=True)
+    )
+
+
+def _outcome(reduction: Stage, tail: Stage | None) -> tuple[tvm.ir.Var, tuple[tvm.ir.Expr, ...], tvm.ir.Expr] | None:
+    """What becomes of a result, as `stored[indices] = value` in the reduction's axes."""
+    if tail is None:
+        return reduction.buffer, reduction.indices, tirx.BufferLoad(reduction.buffer, list(reduction.indices))
+    places = [load.indices for load in loads(tail.value) if load.source.same_as(reduction.buffer)]
+    if not places or not all(
+        tvm_ffi.structural_equal(a, b) for place in places for a, b in zip(place, places[0], strict=True)
+    ):
+        return None
+    extents = {axis.var: axis.extent for axis in tail.spatial}
+    values: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    for index, axis in zip(places[0], reduction.spatial, strict=True):
+        if isinstance(index, tvm.ir.Var) and index not in values and extents.get(index) == axis.extent:
+            values[index] = axis.var
+        elif axis.extent != 1 or _constant(index) != 0:
+            return None
+    if any(axis.var not in values and axis.extent != 1 for axis in tail.spatial):
+        return None  # the tail repeats the result
+    if not values.get(tail.spatial[-1].var, reduction.spatial[-1].var).same_as(reduction.spatial[-1].var):
+        return None  # the tail is not contiguous where the reduction is
+    for axis in tail.spatial:
+        values.setdefault(axis.var, tirx.IntImm("int64", 0))
+    return tail.buffer, tuple(substitute(i, values) for i in tail.indices), substitute(tail.value, values)
+
+
+def _without_padding(stage: Stage) -> list[tvm.ir.Expr] | None:
+    """The update without the choice of padding, then the conditions under which a tap is none.
+
+    None where padding would change the result: in a sum it must be 0, in a maximum or minimum what that starts as.
+    """
+    update = stage.value
+    if not isinstance(update, tirx.Add | tirx.Max | tirx.Min):
+        return None
+    ours = [isinstance(side, tvm.ir.TensorLoad) and side.source.same_as(stage.buffer) for side in (update.a, update.b)]
+    if sum(ours) != 1:
+        return None
+    accumulated, term = (update.a, update.b) if ours[0] else (update.b, update.a)
+    neutral = tirx.const(0, str(stage.buffer.dtype)) if isinstance(update, tirx.Add) else stage.init
+    conditions: list[tvm.ir.Expr] = []
+    term = _unguarded(term, neutral, conditions)
+    return None if term is None or _chooses(term) else [type(update)(accumulated, term), *conditions]
+
+
+def _unguarded(term: tvm.ir.Expr, neutral: tvm.ir.Expr, conditions: list[tvm.ir.Expr]) -> tvm.ir.Expr | None:
+    """The term where its conditions hold; None if it is not `neutral` where they do not."""
+    if _is_choice(term):
+        condition, inside, outside = term.args
+        if _number(outside) is None or _number(outside) != _number(neutral):
+            return None
+        conditions.extend(_conjuncts(condition))
+        return _unguarded(inside, neutral, conditions)
+    if _number(neutral) == 0 and isinstance(term, tirx.Mul):
+        a, b = (_unguarded(side, neutral, conditions) for side in (term.a, term.b))
+        return None if a is None or b is None else tirx.Mul(a, b)
+    if _number(neutral) == 0 and isinstance(term, tirx.Cast):
+        value = _unguarded(term.value, neutral, conditions)
+        return None if value is None else tirx.Cast(str(term.ty.dtype), value)
+    return term
+
+
+def _conjuncts(condition: tvm.ir.Expr) -> list[tvm.ir.Expr]:
+    if isinstance(condition, tirx.And):
+        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+    return [condition]
+
+
+def _is_choice(expr: tvm.ir.Expr) -> bool:
+    return isinstance(expr, tvm.ir.Call) and getattr(expr.op, "name", "") == "prim.if_then_else"
+
+
+def _chooses(expr: tvm.ir.Expr) -> bool:
+    found: list[tvm.ir.Expr] = []
+    tvm_ffi.structural_walk(expr, (tvm.ir.Call, lambda call: found.append(call) if _is_choice(call) else None))
+    return bool(found)
+
+
+def _number(expr: tvm.ir.Expr) -> float | None:
+    return expr.value if isinstance(expr, tirx.IntImm | tirx.FloatImm) else None
+
+
+def _constant(expr: tvm.ir.Expr) -> int | None:
+    return int(expr.value) if isinstance(expr, tirx.IntImm) else None
+
+
+def _linear(expr: tvm.ir.Expr, axes: Sequence[Axis]) -> tuple[dict[tvm.ir.Var, int], int] | None:
+    """The expression as Σ coefficient × variable + constant, coefficients of 0 left out."""
+    found = [_constant(part) for part in detect_linear_equation(expr, [axis.var for axis in axes])]
+    numbers = [part for part in found if part is not None]
+    if not numbers or len(numbers) != len(found):
+        return None
+    *coefficients, constant = numbers
+    return {axis.var: c for axis, c in zip(axes, coefficients, strict=True) if c}, constant
+
+
+def _slides(stage: Stage, update: tvm.ir.Expr) -> tuple[Slide, ...] | None:
+    """How the window moves over the input along each axis but the last; None where it does not, or otherwise."""
+    *outer, channels = stage.spatial
+    windows = [axis for axis in stage.reduction if axis.extent > 1]
+    inputs = [load for load in loads(update) if not load.source.same_as(stage.buffer)]
+    moved = {axis.var for axis in outer}
+    moving = [
+        i for i in inputs if any((slide := _slide(x, outer, windows)) and slide.axis.var in moved for x in i.indices)
+    ]
+    if not moving or not all(tvm_ffi.structural_equal(moving[0], load) for load in moving):
+        return None
+    *indices, last = moving[0].indices
+    if not _follows(last, channels):
+        return None
+    found: list[Slide] = []
+    for index in indices:
+        if _constant(index) is None:
+            slide = _slide(index, outer, windows)
+            if slide is None:
+                return None
+            found.append(slide)
+    positions = [slide.axis.var for slide in found]
+    taps = [slide.taps.var for slide in found if slide.taps]
+    if len(set(positions)) != len(positions) or len(set(taps)) != len(taps) or len(taps) != len(windows):
+        return None
+    if windows and not any(slide.taps and slide.axis.var in moved for slide in found):
+        return None  # a reduction of whole axes
+    still = [Slide(axis, None, 0, 1) for axis in outer if axis.var not in positions]
+    ordered = {slide.axis.var: slide for slide in (*found, *still)}
+    return (*(s for s in found if s.axis.var not in moved), *(ordered[axis.var] for axis in outer))
+
+
+def _slide(index: tvm.ir.Expr, outer: Sequence[Axis], windows: Sequence[Axis]) -> Slide | None:
+    """An index as position × stride + tap × dilation; where there is but one position, its axis may be missing."""
+    linear = _linear(index, (*outer, *windows))
+    if linear is None or not linear[0] or min(linear[0].values()) < 1:
+        return None
+    positions = [axis for axis in outer if axis.var in linear[0]]
+    taps = [axis for axis in windows if axis.var in linear[0]]
+    if len(positions) > 1 or len(taps) > 1:
+        return None
+    axis = positions[0] if positions else Axis(tvm.ir.Var("position", "int64"), 1)
+    stride = linear[0].get(axis.var, 0)
+    return Slide(axis, taps[0], stride, linear[0][taps[0].var]) if taps else Slide(axis, None, stride, 1)
+
+
+def _follows(index: tvm.ir.Expr, channels: Axis) -> bool:
+    """Whether an index is the channel, or the group of channels that it belongs to."""
+    if isinstance(index, tirx.FloorDiv) and _constant(index.b) is not None:
+        index = index.a
+    elif isinstance(index, tirx.Add) and isinstance(index.a, tirx.FloorDiv) and _constant(index.b) == 0:
+        return _follows(index.a, channels)
+    linear = _linear(index, [channels])
+    return linear is not None and (linear[0] == {channels.var: 1} or channels.extent == 1)
+
+
+def _narrowed(slides: tuple[Slide, ...], condition: tvm.ir.Expr) -> tuple[Slide, ...] | None:
+    """The slides with one more bound on which taps count; None where the condition is no such bound."""
+    if isinstance(condition, tirx.LT | tirx.LE):
+        smaller, larger = condition.a, condition.b
+    elif isinstance(condition, tirx.GT | tirx.GE):
+        smaller, larger = condition.b, condition.a
+    else:
+        return None
+    axes = [axis for slide in slides for axis in (slide.axis, slide.taps) if axis]
+    linear = _linear(smaller - larger, axes)
+    if linear is None:
+        return None
+    coefficients, constant = linear
+    if not isinstance(condition, tirx.LE | tirx.GE):
+        constant += 1  # both forms as Σ + constant <= 0
+    for i, slide in enumerate(slides):
+        expected = {slide.axis.var: slide.stride, **({slide.taps.var: slide.dilation} if slide.taps else {})}
+        expected = {var: coefficient for var, coefficient in expected.items() if coefficient}
+        if coefficients == expected:
+            bounds = [1 - constant, *([slide.highest] if slide.highest is not None else [])]
+            return (*slides[:i], dataclasses.replace(slide, highest=min(bounds)), *slides[i + 1 :])
+        if coefficients == {var: -coefficient for var, coefficient in expected.items()}:
+            bounds = [constant, *([slide.lowest] if slide.lowest is not None else [])]
+            return (*slides[:i], dataclasses.replace(slide, lowest=max(bounds)), *slides[i + 1 :])
+    return None

@@ -1,0 +1,92 @@
+"""Sliding windows on a CPU: depthwise convolution and pooling of channels-last tensors, channels in vector lanes.
+
+Of what a register tile needs, the inputs are shared by the windows that overlap them, and the weights by its positions.
+Rows are cut into blocks of channels so that the rows that a window reads again are still in the first-level cache.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import tirx
+
+from tvmbridge.lowering import Kernel
+from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules.cpu.emit import Body, loop, parallel, span, with_body
+from tvmbridge.schedules.cpu.sliding import Sliding, read_sliding
+from tvmbridge.schedules.cpu.window_loops import Tiling, even_sizes, row
+from tvmbridge.targets import Target
+
+_PARALLEL_STEPS = 1 << 14  # about 10 µs of one core's work: below it a second thread costs more than it brings
+
+
+def _lanes(sliding: Sliding, target: Target) -> int:
+    """A full vector of accumulators, or the largest power of two of channels that there is."""
+    widest = target.vector_bits // tvm.DataType(str(sliding.accumulator.dtype)).bits
+    return min(widest, 1 << (sliding.channels.extent.bit_length() - 1))
+
+
+def _fits(kernel: Kernel, _target: Target) -> bool:
+    return read_sliding(kernel.function) is not None
+
+
+def _configs(kernel: Kernel, target: Target) -> list[Config]:
+    """positions, vectors: of a tile. block: tiles of channels that are done before the next positions."""
+    sliding = read_sliding(kernel.function)
+    if sliding is None:
+        return []
+    lanes = _lanes(sliding, target)
+    found: list[Config] = []
+    for vectors in range(1, min(4, sliding.channels.extent // lanes) + 1):
+        slide = Tiling(sliding, lanes, vectors, 1).slide
+        for positions in sorted({even_sizes(slide.axis.extent, largest)[0] for largest in range(1, 15)}):
+            tiling = Tiling(sliding, lanes, vectors, positions)
+            held = (positions + slide.window) * vectors + 1
+            if positions == 1 or (held <= target.vector_registers and tiling.written_out):
+                blocks = sorted({1, min(4, tiling.groups), tiling.groups})
+                found += [{"positions": positions, "vectors": vectors, "block": block} for block in blocks]
+    return found
+
+
+def _guess(kernel: Kernel, target: Target) -> Config:
+    single = [c for c in _configs(kernel, target) if c["vectors"] == c["block"] == 1 and int(c["positions"]) <= 8]
+    return max(single, key=lambda config: int(config["positions"]))
+
+
+def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
+    sliding = read_sliding(kernel.function)
+    if sliding is None:
+        raise ValueError(f"{kernel.key} slides no window")
+    tiling = Tiling(sliding, _lanes(sliding, target), int(config["vectors"]), int(config["positions"]))
+    blocks = math.ceil(tiling.groups / int(config["block"]))
+    alone = tiling.steps < _PARALLEL_STEPS
+    parts = 1 if alone else _parts(blocks, tiling.rows, target.cores)
+
+    def task(index: tvm.ir.Expr) -> tirx.Stmt:
+        block, part = tirx.floordiv(index, parts), tirx.floormod(index, parts)
+        return _share(
+            tiling.rows,
+            parts,
+            part,
+            lambda i: row(tiling, i, lambda body: _share(tiling.groups, blocks, block, body)),
+        )
+
+    body = loop(blocks, task) if alone else parallel(blocks * parts, task)
+    return Scheduled(with_body(kernel.function, body))
+
+
+def _parts(blocks: int, rows: int, cores: int) -> int:
+    """Into how many parts the rows of a block of channels are cut, so that each core gets as much as the others."""
+    enough = (n for n in range(1, rows + 1) if blocks * n % cores == 0 or blocks * n >= 8 * cores)
+    return next(enough, rows)
+
+
+def _share(total: int, parts: int, part: tvm.ir.Expr, body: Body) -> tirx.Stmt:
+    """`body` for the steps of one of even parts of `total`."""
+    if total % parts == 0:
+        return loop(total // parts, lambda i: body(part * (total // parts) + i))
+    return span(tirx.floordiv(part * total, parts), tirx.floordiv((part + 1) * total, parts), body)
+
+
+TEMPLATE = Template(name="window", version=1, rank=10, fits=_fits, configs=_configs, guess=_guess, schedule=_schedule)

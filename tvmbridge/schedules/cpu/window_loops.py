@@ -1,0 +1,232 @@
+"""The loops of a sliding-window kernel: rows of tiles, each of which accumulates in vector registers.
+
+A tile is some neighbouring positions of the output along one axis × some vectors of channels. Its taps along that axis
+are written out in the order in which they touch the input, so that an input is loaded once for all the windows that
+overlap it. Nothing is copied to be padded: tiles at the border along the axis are written out without the taps that
+would be padding, and along the other axes rows at the border loop over the taps that count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import tvm
+from tvm import tirx
+
+from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, vectorized
+from tvmbridge.schedules.cpu.sliding import Slide, Sliding
+from tvmbridge.schedules.cpu.stages import replace_loads, substitute
+
+_WRITTEN_OUT = 128  # vector operations written out in one tile: longer code brings nothing, and compiles slowly
+_BORDER_TILES = 8  # tiles without some taps, each written out on its own
+
+Place = dict[tvm.ir.Var, tvm.ir.Expr]
+_OfTaps = Callable[[Place], tirx.Stmt]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """A kernel cut into tiles of at most `positions` positions × `vectors` vectors of `lanes` channels."""
+
+    sliding: Sliding
+    lanes: int
+    vectors: int
+    positions: int
+
+    @property
+    def slide(self) -> Slide:
+        """The one that is tiled: the innermost whose windows reach over more than one position."""
+        return max(self.sliding.slides, key=lambda slide: (slide.window > 1, self.sliding.slides.index(slide)))
+
+    @property
+    def others(self) -> list[Slide]:
+        """The slides that are not tiled."""
+        return [slide for slide in self.sliding.slides if slide is not self.slide]
+
+    @property
+    def rows(self) -> int:
+        """How many rows of tiles there are."""
+        return math.prod(slide.axis.extent for slide in self.others)
+
+    @property
+    def groups(self) -> int:
+        """How many tiles of channels lie beside each other; the last one may overlap its neighbour."""
+        return math.ceil(self.sliding.channels.extent / (self.lanes * self.vectors))
+
+    @property
+    def steps(self) -> int:
+        """Vector operations of the whole kernel."""
+        channels = math.ceil(self.sliding.channels.extent / self.lanes)
+        return channels * math.prod(slide.axis.extent * slide.window for slide in self.sliding.slides)
+
+    @property
+    def written_out(self) -> bool:
+        """Whether the taps along the tile are written out. Where they are a loop, a tile has one position."""
+        border = sum(not inside for *_, inside in self.sections)
+        return self.slide.window * self.positions * self.vectors <= _WRITTEN_OUT and border <= _BORDER_TILES
+
+    @property
+    def all_written_out(self) -> bool:
+        """Whether the taps along the other axes are written out too, where none of them is padding."""
+        taps = math.prod(slide.window for slide in self.sliding.slides)
+        return self.written_out and taps * self.positions * self.vectors <= _WRITTEN_OUT
+
+    @property
+    def sections(self) -> list[tuple[int, int, int, bool]]:
+        """Runs of equal tiles as (first position, tile size, how many, whether all taps count)."""
+        whole = self.slide.whole
+        found: list[tuple[int, int, int, bool]] = []
+        first = 0
+        for size in even_sizes(self.slide.axis.extent, self.positions):
+            inside = whole.start <= first and first + size <= whole.stop
+            if inside and found and found[-1][1] == size and found[-1][3]:
+                start, _, count, _ = found.pop()
+                found.append((start, size, count + 1, True))
+            else:
+                found.append((first, size, 1, inside))
+            first += size
+        return found
+
+
+def even_sizes(extent: int, largest: int) -> list[int]:
+    """The fewest tiles of at most `largest`, as even as can be, the larger ones first."""
+    count = math.ceil(extent / largest)
+    return [extent // count + (i < extent % count) for i in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One vector of results. place: of its first lane. register: the buffer that accumulates it."""
+
+    tiling: Tiling
+    place: Place
+    register: tvm.ir.Var
+
+    def start(self) -> tirx.Stmt:
+        """The register as it is before the first tap."""
+        return self._put(self.register, None, self.tiling.sliding.init, {})
+
+    def step(self, taps: Place) -> tirx.Stmt:
+        """One tap into the register."""
+        return self._put(self.register, None, self.tiling.sliding.update, taps)
+
+    def finish(self) -> tirx.Stmt:
+        """What becomes of the register."""
+        sliding = self.tiling.sliding
+        return self._put(sliding.stored, sliding.indices, sliding.value, {})
+
+    def _put(
+        self, buffer: tvm.ir.Var, indices: tuple[tvm.ir.Expr, ...] | None, value: tvm.ir.Expr, taps: Place
+    ) -> tirx.Stmt:
+        channel, accumulator = self.tiling.sliding.channels.var, self.tiling.sliding.accumulator
+
+        def at(lane: tvm.ir.Expr) -> tirx.Stmt:
+            here = {**self.place, **taps, channel: self.place[channel] + lane}
+            held = tirx.BufferLoad(self.register, [lane])
+            computed = replace_loads(substitute(value, here), accumulator, lambda _indices: held)
+            return store(buffer, [lane] if indices is None else [substitute(i, here) for i in indices], computed)
+
+        return vectorized(self.tiling.lanes, at)
+
+
+def _tile(tiling: Tiling, place: Place, first: tvm.ir.Expr, size: int, known: int | None, whole: bool) -> tirx.Stmt:
+    """One tile.
+
+    first: its first position. known: the same, where taps may be padding. whole: along the other axes no tap is.
+    """
+    slide, channel = tiling.slide, tiling.sliding.channels.var
+    cells: dict[tuple[int, int], _Cell] = {}
+    made = []
+    for position, vector in itertools.product(range(size), range(tiling.vectors)):
+        # A buffer for each: what TVM shall put on the stack, and LLVM in registers, has at most 1 kB and this scope.
+        register, made_here = scratch([tiling.lanes], str(tiling.sliding.accumulator.dtype), "register", "global")
+        here = {**place, slide.axis.var: first + position, channel: place[channel] + vector * tiling.lanes}
+        cells[position, vector] = _Cell(tiling, here, register)
+        made.append(made_here)
+
+    def written_out(taps: Place) -> tirx.Stmt:
+        steps = [
+            cells[position, vector].step({**taps, **({slide.taps.var: number(tap)} if slide.taps else {})})
+            for position, tap in _in_order_of_input(slide, size)
+            if known is None or slide.counts(known + position, tap)
+            for vector in range(tiling.vectors)
+        ]
+        return sequence(*steps) if steps else tirx.Evaluate(0)  # nothing, where all taps are padding
+
+    def looped(taps: Place) -> tirx.Stmt:
+        return sequence(*(cell.step(taps) for cell in cells.values()))
+
+    body: _OfTaps = written_out if tiling.written_out else _over_taps(slide, first, False, False, looped)
+    for other in reversed(tiling.others):
+        body = _over_taps(other, place[other.axis.var], whole, tiling.all_written_out, body)
+    return sequence(
+        *made, *(cell.start() for cell in cells.values()), body({}), *(cell.finish() for cell in cells.values())
+    )
+
+
+def _in_order_of_input(slide: Slide, size: int) -> list[tuple[int, int]]:
+    """Each (position, tap) of a tile, those that read the same input together."""
+    pairs = itertools.product(range(size), range(slide.window))
+    return sorted(pairs, key=lambda pair: pair[0] * slide.stride + pair[1] * slide.dilation)
+
+
+def _over_taps(slide: Slide, position: tvm.ir.Expr, whole: bool, written_out: bool, body: _OfTaps) -> _OfTaps:
+    """`body` for every tap along one axis that counts at a position. whole: all do."""
+
+    def over(taps: Place) -> tirx.Stmt:
+        def at(tap: tvm.ir.Expr) -> tirx.Stmt:
+            return body({**taps, slide.taps.var: tap} if slide.taps else taps)
+
+        if not whole and slide.padded:
+            first = slide.first_tap(position)
+            return span(first, tirx.max(first, slide.end_tap(position)), at)
+        if not written_out:
+            return loop(slide.window, at)
+        return sequence(*(at(number(tap)) for tap in range(slide.window)))
+
+    return over
+
+
+def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.Stmt]) -> tirx.Stmt:
+    """One row of tiles: in the middle of the other axes with all taps, at their borders with those that count.
+
+    over_groups: the loop over the groups of channels.
+    """
+    place: Place = {}
+    middle: list[tvm.ir.Expr] = []
+    for slide in reversed(tiling.others):
+        position = place[slide.axis.var] = tirx.floormod(index, slide.axis.extent)
+        index = tirx.floordiv(index, slide.axis.extent)
+        if slide.padded:
+            middle += [position >= slide.whole.start, position < slide.whole.stop]
+    if not middle:
+        return _tiles(tiling, place, over_groups, True)
+    border = _tiles(tiling, place, over_groups, False)
+    if not all(slide.whole for slide in tiling.others):
+        return border
+    return tirx.IfThenElse(tirx.all(*middle), _tiles(tiling, place, over_groups, True), border)
+
+
+def _tiles(tiling: Tiling, place: Place, over_groups: Callable[[Body], tirx.Stmt], whole: bool) -> tirx.Stmt:
+    channels, width = tiling.sliding.channels, tiling.lanes * tiling.vectors
+
+    def tiles(first: tvm.ir.Expr, size: int, known: int | None) -> tirx.Stmt:
+        def of_group(group: tvm.ir.Expr) -> tirx.Stmt:
+            channel = group * width
+            if channels.extent % width:
+                channel = tirx.min(channel, channels.extent - width)
+            return _tile(tiling, {**place, channels.var: channel}, first, size, known, whole)
+
+        return over_groups(of_group)
+
+    def run(start: int, size: int, count: int, inside: bool) -> tirx.Stmt:
+        if inside:
+            return loop(count, lambda i: tiles(i * size + start, size, None))
+        return tiles(number(start), size, start)
+
+    if not tiling.written_out:
+        return loop(tiling.slide.axis.extent, lambda position: tiles(position, 1, None))
+    return sequence(*itertools.starmap(run, tiling.sections))
