@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
 
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
 
@@ -61,6 +62,8 @@ def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "global") 
 
 def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
     """The function with new loops in place of its own."""
-    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr(
+    # A root block, because TVM, looking for reshapes in a network, takes functions for blocks.
+    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
+    return tirx.PrimFunc(function.params, root, function.ret_type, function.attrs).with_attr(
         "tirx.is_scheduled", True
     )
