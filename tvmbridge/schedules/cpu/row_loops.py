@@ -39,20 +39,22 @@ class Block:
         return (self.vectors, self.width) if self.across is not None else (1, 1)
 
 
-def row_loops(steps: Sequence[Step], block: Block) -> tirx.Stmt:
-    """All steps of one block, one after another, with what they hand on in buffers of the block."""
+def row_loops(steps: Sequence[Step], count: int, block: Callable[[tvm.ir.Expr], Block]) -> tirx.Stmt:
+    """The steps of `count` blocks, one block after another; what its steps hand on is in buffers that they share."""
     everything = [each for step in steps for each in without_invariants(step)]
     held: dict[tvm.ir.Var, tvm.ir.Var] = {}
-    statements: list[tirx.Stmt] = []
+    allocations: list[tirx.Stmt] = []
+    shape = block(number(0)).shape
     for step in everything:
         if step.held:
-            shape = [*(int(extent) for extent in step.buffer.shape), *block.shape]
-            held[step.buffer], allocation = scratch(shape, str(step.buffer.dtype), step.buffer.name)
-            statements.append(allocation)
-    for step in everything:
-        writer = _Writer(block, held, step)
-        statements.append(writer.across() if block.across is not None else writer.along())
-    return sequence(*statements)
+            extents = [*(int(extent) for extent in step.buffer.shape), *shape]
+            held[step.buffer], allocation = scratch(extents, str(step.buffer.dtype), step.buffer.name)
+            allocations.append(allocation)
+
+    def body(place: tvm.ir.Expr) -> tirx.Stmt:
+        return sequence(*(_Writer(block(place), held, step).written() for step in everything))
+
+    return sequence(*allocations, loop(count, body))
 
 
 class _Writer:
@@ -88,12 +90,10 @@ class _Writer:
         assert self.step.combine is not None
         return self.step.combine(left, right)
 
-    def across(self) -> tirx.Stmt:
-        """Vectors hold the same element of as many rows."""
-        return self._map_across() if self.step.combine is None else self._reduce_across()
-
-    def along(self) -> tirx.Stmt:
-        """Vectors hold neighbours in the row."""
+    def written(self) -> tirx.Stmt:
+        """The step's loops."""
+        if self.block.across is not None:
+            return self._map_across() if self.step.combine is None else self._reduce_across()
         return self._map_along() if self.step.combine is None else self._reduce_along()
 
     def _lanes(self, body: Callable[[tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]) -> tirx.Stmt:

@@ -16,7 +16,8 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.emit import loop, number, parallel, with_body
+from tvmbridge.schedules.cpu.emit import number, parallel, with_body
+from tvmbridge.schedules.cpu.loops import divisors
 from tvmbridge.schedules.cpu.row_loops import Block, power_of_two, row_loops
 from tvmbridge.schedules.cpu.row_reading import read_rows
 from tvmbridge.schedules.cpu.row_steps import Rows, operations, unmerged
@@ -50,37 +51,45 @@ def _work_ns(rows: Rows, target: Target) -> float:
 
 def _configs(_kernel: Kernel, _target: Target) -> list[Config]:
     return [
-        {"accumulators": accumulators, "parallel": threads}
-        for accumulators in (1, 2, 4, 8)
-        for threads in (False, True)
+        {"accumulators": accumulators, "tasks_per_core": tasks} for accumulators in (1, 2, 4, 8) for tasks in (0, 1, 4)
     ]
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:
-    return {"accumulators": 4, "parallel": target.cores > 1 and _work_ns(_read(kernel), target) >= _PARALLEL_NS}
+    threads_pay = target.cores > 1 and _work_ns(_read(kernel), target) >= _PARALLEL_NS
+    return {"accumulators": 4, "tasks_per_core": 4 if threads_pay else 0}
 
 
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     rows = _read(kernel)
-    accumulators, lanes = int(config["accumulators"]), _lanes(rows, target)
+    accumulators, lanes, tasks = int(config["accumulators"]), _lanes(rows, target), int(config["tasks_per_core"])
     axes = [axis for axis in rows.axes if axis is not rows.across]
+    count = math.prod(axis.extent for axis in axes)
     blocks, vectors = 1, 1
     if rows.across is not None:
         lanes = min(lanes, power_of_two(rows.across.extent))
-        blocks, vectors = _blocks(rows.across.extent, lanes, accumulators)
+        whole = rows.across.extent // lanes
+        most = min(accumulators, math.ceil(count * whole / target.cores)) if tasks else accumulators
+        blocks, vectors = _blocks(rows.across.extent, lanes, most)
 
-    def block(place: tvm.ir.Expr) -> tirx.Stmt:
+    def block(place: tvm.ir.Expr) -> Block:
         values = unmerged(tirx.floordiv(place, number(blocks)), axes)
         if rows.across is not None:
             first = tirx.floormod(place, number(blocks)) * (vectors * lanes)
             last = rows.across.extent - vectors * lanes  # which may overlap the one before it
             values[rows.across.var] = first if last % (vectors * lanes) == 0 else tirx.min(first, number(last))
         across = None if rows.across is None else rows.across.var
-        return row_loops(rows.steps, Block(values, across, vectors, lanes, accumulators))
+        return Block(values, across, vectors, lanes, accumulators)
 
-    count = math.prod(axis.extent for axis in axes) * blocks
-    in_parallel = config["parallel"] and count > 1
-    return Scheduled(with_body(kernel.function, parallel(count, block) if in_parallel else loop(count, block)))
+    count *= blocks
+    share = divisors(count, max(1, count // (target.cores * tasks)))[-1] if tasks else count
+    if share == count:
+        body = row_loops(rows.steps, count, block)
+    else:
+        body = parallel(
+            count // share, lambda task: row_loops(rows.steps, share, lambda place: block(task * share + place))
+        )
+    return Scheduled(with_body(kernel.function, body))
 
 
 def _blocks(extent: int, lanes: int, most: int) -> tuple[int, int]:
