@@ -96,5 +96,5 @@ def columns_of(
     if not pack:
         return Columns(product, vectors, None, None), None
     shape = (product.groups * vectors.count, *(axis.extent for axis in between_axes(product)), vectors.lanes)
-    buffer, made = scratch(shape, dtype, "packed", "global")
+    buffer, made = scratch(shape, dtype, "packed")
     return Columns(product, vectors, buffer, None), made

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
 
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
 
@@ -92,10 +93,11 @@ def store(buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr], value: tvm.ir.Expr
     return tirx.BufferStore(buffer, value, list(indices))
 
 
-def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> tuple[tvm.ir.Var, tirx.Stmt]:
+def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "global") -> tuple[tvm.ir.Var, tirx.Stmt]:
     """A buffer of one task, and the statement that makes it for the statements behind it in a sequence.
 
-    scope "local" lives on the stack and, where all its indices become constants, in registers; "global" on the heap.
+    Of scope "global" TVM keeps what is under 1 KiB on the stack and, where all its indices become constants, in
+    registers; larger buffers, and those of any other scope, "local" among them, are taken from the heap at each step.
     """
     buffer = tirx.decl_buffer([number(extent) for extent in shape], dtype, name, scope=scope)
     return buffer, tirx.AllocBuffer(buffer)
@@ -103,7 +105,9 @@ def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -
 
 def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
     """The function with new loops in place of its own."""
-    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
+    # A root block, because TVM, looking for reshapes in a network, takes functions for blocks.
+    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
+    return tirx.PrimFunc(function.params, root, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
 
 
 def prefetch(load: tvm.ir.TensorLoad) -> tirx.Stmt:

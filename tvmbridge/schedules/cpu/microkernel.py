@@ -117,7 +117,7 @@ class ProductWriter:
         depth = self._depth_axis
         shape = [*(axis.extent for axis in self._window), depth.extent // BLOCK, plan.rows.size, BLOCK]
         dtype = str(loads(self.product.left)[0].source.dtype)
-        rows, made = scratch([plan.row_tiles, *shape], dtype, "rows", "global")
+        rows, made = scratch([plan.row_tiles, *shape], dtype, "rows")
         place = _Place(outer, group, rows)
         copy = self._tiles(row_block, lambda i, row, count: self._pack(place, _Tile(i, row, count, number(0), 0)))
         return sequence(made, copy, self._panels(place, row_block, column_block))
@@ -181,8 +181,10 @@ class ProductWriter:
     def _tile(self, place: _Place, tile: _Tile) -> tirx.Stmt:
         """Clear the sums, add up, apply the tail and store."""
         product = self.product
-        sums, made = scratch([tile.rows, tile.vectors, self.columns.vectors.lanes], product.dtype, "sums")
-        clear = self._each(tile, lambda r, v, lane: store(sums, [r, v, lane], product.main.init))
+        # A buffer a row: TVM keeps small ones on the stack, from where LLVM takes them into registers.
+        made = [scratch([tile.vectors, self.columns.vectors.lanes], product.dtype, "sums") for _ in range(tile.rows)]
+        sums = [buffer for buffer, _ in made]
+        clear = self._each(tile, lambda r, v, lane: store(sums[int(r)], [v, lane], product.main.init))
 
         def add(at: Values, packed: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
             def update(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
@@ -192,19 +194,21 @@ class ProductWriter:
                     *front, within = packed
                     left = reload(left, place.rows, [tile.index, *front, r, within])
                 right = self.columns.value(everything, place.group, tile.vector + v, lane)
-                sum_so_far = tirx.BufferLoad(sums, [r, v, lane])
-                return store(sums, [r, v, lane], sum_so_far + substitute(left, everything) * right)
+                so_far = tirx.BufferLoad(sums[int(r)], [v, lane])
+                return store(sums[int(r)], [v, lane], so_far + substitute(left, everything) * right)
 
             return self._each(tile, update)
 
-        return sequence(made, self._prefetch(place, tile), clear, self._depth(add), self._store(place, tile, sums))
+        steps = (self._prefetch(place, tile), clear, self._depth(add), self._store(place, tile, sums))
+        return sequence(*(statement for _, statement in made), *steps)
 
-    def _each(self, tile: _Tile, body: Point, rows: Callable[..., tirx.Stmt] = unrolled) -> tirx.Stmt:
-        """`body(row, vector, lane)` for the tile's elements."""
+    def _each(self, tile: _Tile, body: Point) -> tirx.Stmt:
+        """`body(row, vector, lane)` for the tile's elements, written out."""
+        return sequence(*(self._row(tile, number(r), body) for r in range(tile.rows)))
+
+    def _row(self, tile: _Tile, row: tvm.ir.Expr, body: Point) -> tirx.Stmt:
         lanes = self.columns.vectors.lanes
-        return rows(
-            tile.rows, lambda r: unrolled(tile.vectors, lambda v: vectorized(lanes, lambda lane: body(r, v, lane)))
-        )
+        return unrolled(tile.vectors, lambda v: vectorized(lanes, lambda lane: body(row, v, lane)))
 
     def _depth(self, add: Callable[[Values, Sequence[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
         """The loops over the depth around `add(reduction axes, where the packed rows have it)`."""
@@ -233,21 +237,24 @@ class ProductWriter:
 
         return nest([other.extent for other in self._window], window)
 
-    def _store(self, place: _Place, tile: _Tile, sums: tvm.ir.Var) -> tirx.Stmt:
+    def _store(self, place: _Place, tile: _Tile, sums: list[tvm.ir.Var]) -> tirx.Stmt:
         """Apply the tail to the tile's sums and store the output."""
         tail = self.product.tail
-        light = tail is None or _size(tail.value) < _HEAVY
 
-        def write(source: tvm.ir.Var) -> Point:
-            return lambda r, v, lane: self._result(
-                self._result_at(place, tile, r, v, lane), tirx.BufferLoad(source, [r, v, lane])
+        def total(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
+            return tirx.BufferLoad(sums[int(r)], [v, lane])
+
+        if tail is None or _size(tail.value) < _HEAVY:
+            return self._each(
+                tile, lambda r, v, lane: self._result(self._result_at(place, tile, r, v, lane), total(r, v, lane))
             )
-
-        if light:
-            return self._each(tile, write(sums))
         spilled, made = scratch([tile.rows, tile.vectors, self.columns.vectors.lanes], self.product.dtype, "spilled")
-        spill = self._each(tile, lambda r, v, lane: store(spilled, [r, v, lane], tirx.BufferLoad(sums, [r, v, lane])))
-        return sequence(made, spill, self._each(tile, write(spilled), loop))
+        spill = self._each(tile, lambda r, v, lane: store(spilled, [r, v, lane], total(r, v, lane)))
+
+        def result(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+            return self._result(self._result_at(place, tile, r, v, lane), tirx.BufferLoad(spilled, [r, v, lane]))
+
+        return sequence(made, spill, loop(tile.rows, lambda row: self._row(tile, row, result)))
 
     def _result_at(self, place: _Place, tile: _Tile, r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> Values:
         at = self._at(place, tile.row + r)
