@@ -32,6 +32,7 @@ from tvmbridge.targets import parse_preset
 from tvmbridge.tuning.measure import LocalMeasurer
 from tvmbridge.tuning.record import TrialRecord
 from tvmbridge.tuning.tasks import Candidate
+from tvmbridge.verify.variant import VariantCheck, check_variants
 
 pytestmark = pytest.mark.compiler
 
@@ -244,6 +245,22 @@ def test_kernels_on_a_gpu_are_not_timed(built, monkeypatch):
     with tvmbridge.load(report.output, threads=1) as session:
         monkeypatch.setattr(session._executable, "_device", CUDA)
         assert session.time_kernels({session.inputs[0].name: x}) == {}
+
+
+def test_the_users_own_data_is_what_is_timed(built, monkeypatch):
+    report, x = built
+    seen: list[dict[str, np.ndarray]] = []
+
+    def check(_bundle: Path, name: str, _source: object, _signature: object, samples: list, *_: object) -> VariantCheck:
+        seen.extend(samples)
+        return VariantCheck(name)
+
+    monkeypatch.setattr("tvmbridge.verify.variant._check", check)
+    model = tvmbridge.import_onnx(models.mlp("batch"), dims={"batch": 5})
+    name = model.signature.inputs[0].name
+    check_variants(report.output, model.source, inputs={name: x})
+    assert len(seen) > 1
+    np.testing.assert_array_equal(seen[0][name], x)
 
 
 def test_a_build_says_what_each_kernel_takes(built):
