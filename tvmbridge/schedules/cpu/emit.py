@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
 
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
 
@@ -21,6 +22,12 @@ def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name
         return body(number(0))
     var = tvm.ir.Var(name, "int64")
     return tirx.For(var, number(0), number(extent), kind, body(var))
+
+
+def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
+    """`for name in range(start, end): body(name)`, where the run decides the ends."""
+    var = tvm.ir.Var(name, "int64")
+    return tirx.For(var, start, end - start, tirx.ForKind.SERIAL, body(var))
 
 
 def parallel(extent: int, body: Body) -> tirx.Stmt:
@@ -59,7 +66,6 @@ def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -
 
 
 def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
-    """The function with new loops in place of its own."""
-    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr(
-        "tirx.is_scheduled", True
-    )
+    """The function with new loops in place of its own, in a root block: a pass of Relax asserts that there is one."""
+    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
+    return tirx.PrimFunc(function.params, root, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
