@@ -138,13 +138,14 @@ def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stag
     for stage in stages:
         current = next(s for s in remaining if s.buffer.same_as(stage.buffer))
         readers = [s for s in remaining if reads(s, stage.buffer)]
-        if current.reduction or not readers or keep(current) or not _stores_at_its_axes(current):
+        if current.reduction or not readers or keep(current) or not stores_at_its_axes(current):
             continue
         remaining = [_inlined(s, current) if s in readers else s for s in remaining if s is not current]
     return tuple(remaining)
 
 
-def _stores_at_its_axes(stage: Stage) -> bool:
+def stores_at_its_axes(stage: Stage) -> bool:
+    """Whether the stage stores each element at the place that its axes count."""
     return len(stage.indices) == len(stage.spatial) and all(
         index.same_as(axis.var) or (axis.extent == 1 and _is_zero(index))
         for index, axis in zip(stage.indices, stage.spatial, strict=True)
