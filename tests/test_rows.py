@@ -197,6 +197,27 @@ def test_normalisation_agrees_with_numpy(data: st.DataObject) -> None:
     assert_close(output, reference, 10 * TOLERANCE[dtype])
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.data())
+def test_group_norm_agrees_with_numpy(data: st.DataObject) -> None:
+    target = data.draw(st.sampled_from(RUNNABLE))
+    groups, members = data.draw(st.sampled_from([1, 2, 5, 8])), data.draw(st.sampled_from([1, 2, 3, 16, 17]))
+    shape = (data.draw(st.sampled_from([1, 3])), groups * members, *(data.draw(EXTENTS) for _ in range(2)))
+    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    x, scale, shift = (random_array(generator, s, F32) for s in (shape, shape[1:2], shape[1:2]))
+
+    def build(x: relax.Expr) -> relax.Expr:
+        return op.nn.group_norm(x, relax.const(scale, F32), relax.const(shift, F32), groups, 1, [2, 3], 1e-2)
+
+    lowered = lower_expression(build, [(shape, F32)], target)
+    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    grouped = x.astype("float64").reshape(shape[0], groups, -1)
+    mean, variance = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
+    reference = ((grouped - mean) / np.sqrt(variance + 1e-2)).reshape(shape)
+    reference = reference * scale[:, None, None] + shift[:, None, None]
+    assert_close(output, reference, 10 * TOLERANCE[F32])
+
+
 def only_kernel(build: Build, *inputs: tuple[tuple[int, ...], str]) -> Kernel:
     (kernel,) = lower_expression(build, inputs, RUNNABLE[0]).kernels
     return kernel
@@ -228,6 +249,7 @@ def test_an_exponential_is_computed_once_and_divided_by_once_a_row() -> None:
     "build, inputs",
     [
         (lambda x: op.exp(x), [((8, 8), F32)]),
+        (lambda x: op.argmax(x, 1), [((8, 8), F32)]),
         (lambda x, y: op.matmul(x, y), [((8, 8), F32)] * 2),
         (lambda x: op.nn.max_pool2d(x, (3, 3), (2, 2), layout="NHWC"), [((1, 9, 9, 8), F32)]),
         (lambda x, w: op.nn.conv2d(x, w), [((1, 4, 9, 9), F32), ((8, 4, 3, 3), F32)]),

@@ -45,7 +45,8 @@ def read_rows(function: tirx.PrimFunc) -> Rows | None:
         return len(readings) > 1 and operations(stage.value) >= _COSTLY
 
     for keep in (lambda stage: is_output(stage) or is_shared(stage), is_output):
-        rows = _rows([_plain(stage) for stage in inline(stages, keep)], is_output)
+        read = [_plain(stage) for stage in inline(stages, keep)]
+        rows = _rows([_with_groups(stage, read) for stage in read], is_output)
         if rows is not None:
             return rows
     return None
@@ -62,6 +63,37 @@ def _plain(stage: Stage) -> Stage:
         stage,
         spatial=tuple(fresh[axis.var] for axis in stage.spatial if axis.extent > 1),
         reduction=tuple(fresh[axis.var] for axis in stage.reduction if axis.extent > 1),
+        indices=tuple(simplify(substitute(index, values)) for index in stage.indices),
+        value=with_indices(substitute(stage.value, values), simplify),
+    )
+
+
+def _with_groups(stage: Stage, stages: Sequence[Stage]) -> Stage:
+    """The stage with an axis split in two where it reads one element of another stage for each group along the axis.
+
+    So a group norm reads the sums of its groups of channels behind a reshape.
+    """
+    groups = {
+        index.a: int(index.b)
+        for load in loads(stage.value)
+        if any(load.source.same_as(other.buffer) for other in stages)
+        for index in load.indices
+        if isinstance(index, tirx.FloorDiv) and isinstance(index.a, tvm.ir.Var) and isinstance(index.b, tirx.IntImm)
+    }
+    spatial: list[Axis] = []
+    values: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    for axis in stage.spatial:
+        size = groups.get(axis.var, 1)
+        if size == 1 or axis.extent % size:
+            spatial.append(axis)
+            continue
+        group, member = (tvm.ir.Var(f"{axis.var.name}_{part}", "int64") for part in ("group", "member"))
+        spatial += [Axis(group, axis.extent // size), Axis(member, size)]
+        values[axis.var] = group * number(size) + member
+    simplify = simplifier([*spatial, *stage.reduction])
+    return dataclasses.replace(
+        stage,
+        spatial=tuple(spatial),
         indices=tuple(simplify(substitute(index, values)) for index in stage.indices),
         value=with_indices(substitute(stage.value, values), simplify),
     )

@@ -165,11 +165,16 @@ def unmerged(position: tvm.ir.Expr, axes: Sequence[Axis]) -> dict[tvm.ir.Var, tv
 
 
 def oriented(axes: tuple[Axis, ...], steps: Sequence[Step]) -> Rows:
-    """Decide along which axes vectors lie, by the kernel's own tensors; each step's own such axis goes last."""
+    """Decide along which axes vectors lie, by the kernel's large tensors; each step's own such axis goes last."""
     held = {step.buffer for step in steps if step.held}
 
     def contiguous(step: Step, axis: Axis) -> int:
-        return sum(stride(step, access, axis, axes) == 1 for access in step.accesses if access[0] not in held)
+        tensors = [access for access in step.accesses if access[0] not in held]
+        return sum(
+            math.prod(int(extent) for extent in access[0].shape)
+            for access in tensors
+            if stride(step, access, axis, axes) == 1
+        )
 
     def with_last(step: Step, own: tuple[Axis, ...]) -> tuple[Axis, ...]:
         best = max(reversed(own), key=lambda axis: contiguous(step, axis), default=None)
