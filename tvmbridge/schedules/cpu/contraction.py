@@ -24,7 +24,8 @@ from tvmbridge.targets import Target
 
 _PARALLEL_MULTIPLY_ADDS = 1 << 17  # about 5 µs of one core's work: below it a second thread costs more than it brings
 _CACHE_BYTES = 1 << 19  # half of a typical second-level cache
-_LARGEST_TILE, _WIDEST_PANEL = 14, 8
+_LARGEST_TILE, _WIDEST_PANEL, _MOST_ROW_TILES = 14, 8, 4
+_EVEN = 0.95  # of the cores' time that even shares of the tasks make use of
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
@@ -69,18 +70,29 @@ def _guess(kernel: Kernel, target: Target) -> Config:
     # LLVM loads ahead of the multiply-adds: without an eighth of the registers to spare it puts sums on the stack.
     spare = target.vector_registers * 7 // 8
     rows, wide = next(tile for tile in _tiles(product, target) if (tile[0] + 1) * tile[1] <= spare)
+    count = _vectors(product, target).count
     item_bytes = tvm.DataType(product.dtype).bits // 8
     return {
         "rows": rows,
         "vectors": wide,
         "unroll": 4,
-        "row_tiles": min(4, cut(product.rows, rows).count),
+        "row_tiles": _even_row_tiles(product, cut(product.rows, rows).count, cut(count, wide).count, target.cores),
         "panels": 1,
         "columns_outer": product.depth * product.columns * item_bytes > _CACHE_BYTES,
         "pack_rows": False,
         "pack_columns": product.constant is not None or product.right_step != 1,
         "prefetch": True,
     }
+
+
+def _even_row_tiles(product: Product, tiles: int, panels: int, cores: int) -> int:
+    """How many tiles share a panel of columns: as many as leave each core about the same number of tasks."""
+
+    def evenness(row_tiles: int) -> float:
+        tasks = product.repeats * panels * -(-tiles // row_tiles)
+        return tasks / (-(-tasks // cores) * cores)
+
+    return max(range(1, min(_MOST_ROW_TILES, tiles) + 1), key=lambda n: (min(evenness(n), _EVEN), n))
 
 
 def _configs(kernel: Kernel, target: Target) -> list[Config]:
