@@ -19,6 +19,7 @@ from tvmbridge.frontend import ImportedModel
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel, LoweredModel, lower
 from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import Target, parse_preset, why_not_local
@@ -87,7 +88,8 @@ def run_lowered(
     """Assemble, compile and run a lowered model; its outputs. choose: the config of each kernel, else the guess."""
     plans = [plan(k, target, *choose(k)) if choose else plan_kernel(k, target, None) for k in lowered.kernels]
     module, weights = assemble(lowered, plans)
-    machine = relax.VirtualMachine(tvm.compile(module, target=tvm_target(target)), tvm.cpu())
+    described = tvm_target(target)
+    machine = relax.VirtualMachine(tvm.compile(vector_math(module, described), target=described), tvm.cpu())
     fed = [tvm.runtime.tensor(array) for array in arrays]
     outputs = machine["main"](*fed, *([[tvm.runtime.tensor(weight) for weight in weights]] if weights else []))
     return [output.numpy() for output in ([outputs] if hasattr(outputs, "numpy") else outputs)]
@@ -96,7 +98,8 @@ def run_lowered(
 def compile_function(function: tvm.tirx.PrimFunc, target: Target) -> tvm.runtime.Module:
     """Machine code of one scheduled function; its entry is called main."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm_target(target)).mod
+    described = tvm_target(target)
+    return tvm.compile(vector_math(module, described), target=described).mod
 
 
 def run_function(function: tvm.tirx.PrimFunc, target: Target, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
