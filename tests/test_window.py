@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
+import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels import guess, lower_expression, random_array, run_lowered, runnable_targets
-from tvm import relax
+from kernels import (
+    Build,
+    compile_function,
+    guess,
+    lower_expression,
+    lower_function,
+    random_array,
+    run_function,
+    run_lowered,
+    runnable_targets,
+)
+from tvm import relax, te
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Template
+from tvmbridge.schedules import Config, Template, fitting_templates
+from tvmbridge.schedules.cpu import window as window_template
 from tvmbridge.schedules.cpu.window import TEMPLATE
-from tvmbridge.targets import Target
+from tvmbridge.targets import Target, parse_preset
 
 pytestmark = pytest.mark.compiler
 
@@ -52,6 +66,19 @@ def draw_geometry(data: st.DataObject, rank: int) -> tuple[list[int], list[int],
         wanted = data.draw(st.sampled_from([1, 2, 3, 5, 7, 11, 14, 19] if rank < 3 else [1, 3, 5, 7]))
         places.append(max(wanted, least))
     return places, window, strides, padding, dilation
+
+
+def run_drawn(
+    data: st.DataObject, build: Build, arrays: Sequence[np.ndarray], target: Target
+) -> tuple[np.ndarray, int]:
+    """The output for drawn configs, dealt out to several cores or not; how many kernels slide a window."""
+    target = msgspec.structs.replace(target, cores=data.draw(st.sampled_from([1, 2, 3])))
+    lowered = lower_expression(build, [(x.shape, str(x.dtype)) for x in arrays], target)
+    choose = Drawn(data, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_template, "_PARALLEL_STEPS", data.draw(st.sampled_from([0, 1 << 14])))
+        (output,) = run_lowered(lowered, target, arrays, choose)
+    return output, choose.count
 
 
 class Drawn:
@@ -108,11 +135,8 @@ def test_a_depthwise_convolution_agrees_with_numpy_in_every_config(data: st.Data
         reference = np.maximum(reference, 0) + other.astype("float64")
     if tail == "clip":
         reference = reference.clip(0, 2)
-    lowered = lower_expression(build, [(x.shape, dtype), (other.shape, dtype)], target)
-    choose = Drawn(data, target)
-    (output,) = run_lowered(lowered, target, [x, other], choose)
-    if channels > 1:
-        assert choose.count == 1
+    output, windows = run_drawn(data, build, [x, other], target)
+    assert windows == 1 or channels == 1
     assert_close(output, reference, TOLERANCE[dtype])
 
 
@@ -151,11 +175,142 @@ def test_pooling_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
     else:
         count = (~np.isnan(seen)).sum(taps).clip(1) if kind == "average" else math.prod(window)
         reference = np.nansum(seen, taps) / count
-    lowered = lower_expression(build, [(x.shape, dtype)], target)
-    choose = Drawn(data, target)
-    (output,) = run_lowered(lowered, target, [x], choose)
-    assert choose.count == 1
+    output, windows = run_drawn(data, build, [x], target)
+    assert windows == 1
     if kind == "max":
         assert np.array_equal(output.astype("float64"), reference)
     else:
         assert_close(output, reference, TOLERANCE[dtype])
+
+
+def depthwise(
+    places: int, channels: int, window: int = 3, stride: int = 1, dtype: str = "float32", target: Target = NATIVE
+) -> Kernel:
+    weight = random_array(np.random.default_rng(0), (window, window, 1, channels), dtype)
+
+    def build(x: relax.Expr) -> relax.Expr:
+        y = op.nn.conv2d(
+            x, relax.const(weight, dtype), stride, window // 2, 1, channels, "NHWC", "HWIO", out_dtype="float32"
+        )
+        return op.clip(y, 0, 6)
+
+    (kernel,) = lower_expression(build, [((1, places, places, channels), dtype)], target).kernels
+    return kernel
+
+
+def unfit(name: str) -> Kernel:
+    """A kernel that slides no window of ours."""
+    x, shape = te.placeholder((2, 9, 8, 16), name="x"), (2, 9, 8, 16)
+    axis = te.reduce_axis((0, 3), name="axis")
+    if name == "padding that counts":
+        padded = te.compute((2, 11, 8, 16), lambda n, y, x_, c: tvm.tirx.if_then_else(y < 9, x[n, y, x_, c], 1.0))
+        made = te.compute(shape, lambda n, y, x_, c: te.sum(padded[n, y + axis, x_, c], axis))
+    elif name == "a window that slides over channels":
+        made = te.compute((2, 9, 8, 14), lambda n, y, x_, c: te.sum(x[n, y, x_, c + axis], axis))
+    elif name == "a window that slides aslant":
+        made = te.compute((2, 4, 3, 16), lambda n, y, x_, c: te.sum(x[n, y + x_ + axis, x_, c], axis))
+    elif name == "two tensors that slide differently":
+        made = te.compute((2, 7, 8, 16), lambda n, y, x_, c: te.sum(x[n, y + axis, x_, c] * x[n, y, x_, c], axis))
+    elif name == "a product":
+        product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tvm.tirx.const(1, dtype))
+        made = te.compute((2, 7, 8, 16), lambda n, y, x_, c: product(x[n, y + axis, x_, c], axis))
+    elif name == "a whole axis":
+        made = te.compute((2, 8, 16), lambda n, x_, c: te.sum(x[n, axis, x_, c], axis))
+    elif name == "a result that is repeated":
+        summed = te.compute((2, 7, 8, 16), lambda n, y, x_, c: te.sum(x[n, y + axis, x_, c], axis))
+        made = te.compute((2, 7, 8, 16, 2), lambda n, y, x_, c, _i: summed[n, y, x_, c] + 1.0)
+    else:
+        raise ValueError(name)
+    return lower_function(te.create_prim_func([x, made]), "unfit")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "padding that counts",
+        "a window that slides over channels",
+        "a window that slides aslant",
+        "two tensors that slide differently",
+        "a product",
+        "a whole axis",
+        "a result that is repeated",
+    ],
+)
+def test_what_is_no_window_of_channels_is_left_to_others(name: str) -> None:
+    kernel = unfit(name)
+    assert not TEMPLATE.fits(kernel, NATIVE)
+    assert TEMPLATE.configs(kernel, NATIVE) == []
+    assert TEMPLATE not in fitting_templates(kernel, NATIVE)
+    with pytest.raises(ValueError, match="slides no window"):
+        TEMPLATE.schedule(kernel, NATIVE, {"positions": 1, "vectors": 1, "block": 1})
+
+
+def test_a_dense_convolution_is_left_to_others() -> None:
+    weight = relax.const(random_array(np.random.default_rng(0), (3, 3, 16, 16), "float32"))
+    kernels = lower_expression(
+        lambda x: op.nn.conv2d(x, weight, 1, 1, 1, 1, "NHWC", "HWIO"), [((1, 9, 8, 16), "float32")], NATIVE
+    ).kernels
+    assert [TEMPLATE.fits(kernel, NATIVE) for kernel in kernels] == [False] * len(kernels)
+
+
+@pytest.mark.parametrize("target", [*RUNNABLE, parse_preset("arm:cortex-a72")], ids=lambda target: target.name)
+def test_a_depthwise_kernel_is_vector_code_that_keeps_its_sums_in_registers(target: Target) -> None:
+    kernel = depthwise(14, 96, target=target)
+    function = TEMPLATE.schedule(kernel, target, TEMPLATE.guess(kernel, target)).function
+    assembly = compile_function(function, target).inspect_source("s")
+    assert "TVMBackendAllocWorkspace" not in assembly
+    if target.machine == "aarch64":
+        vector, scalar = r"\bfmla\s+v\d+\.4s", r"\bfmadd\s+s\d"
+    else:
+        register = "zmm" if target.vector_bits == 512 else "ymm"
+        vector, scalar = rf"\bvfmadd\w+ps\s.*%{register}", r"\bvfmadd\w+ss\s"
+    # Seven positions of nine taps, each of them once: nothing is computed twice for neighbouring windows.
+    assert len(re.findall(vector, assembly)) >= 7 * 9
+    assert re.findall(scalar, assembly) == []
+
+
+def test_an_input_is_loaded_once_for_the_windows_that_overlap_it() -> None:
+    """Eight positions of three taps at stride 1 touch ten inputs along the row: 30 in three rows, not 72."""
+    kernel = depthwise(34, 16)
+    config = {"positions": 8, "vectors": 1, "block": 1}
+    target = parse_preset("x86:x86-64-v4")
+    assembly = compile_function(TEMPLATE.schedule(kernel, target, config).function, target).inspect_source("s")
+    multiplied = re.findall(r"vfmadd\w+ps\s+(\S+),", assembly)
+    from_memory = [operand for operand in multiplied if "(" in operand]
+    loaded = re.findall(r"vmov[au]ps\s+\S*\(\S*\), %zmm", assembly)
+    assert len(multiplied) > 3 * 72  # the first, the middle and the last tile of a row
+    assert len(from_memory) + len(loaded) < 0.75 * len(multiplied)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_tasks_cover_every_row_whatever_the_cores(cores: int) -> None:
+    target = msgspec.structs.replace(NATIVE, cores=cores)
+    kernel = depthwise(29, 83)
+    x = random_array(np.random.default_rng(1), (1, 29, 29, 83), "float32")
+    w = random_array(np.random.default_rng(0), (3, 3, 1, 83), "float32")
+    seen = patches(x, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+    reference = np.nansum(seen * np.moveaxis(w.astype("float64"), (0, 1), (2, 3))[0], (-2, -1)).clip(0, 6)
+    for config in ({"positions": 5, "vectors": 2, "block": 2}, {"positions": 8, "vectors": 1, "block": 4}):
+        function = TEMPLATE.schedule(kernel, target, config).function
+        assert "T.parallel" in function.script()
+        (output,) = run_function(function, target, [x, w])
+        assert_close(output, reference, TOLERANCE["float32"])
+
+
+def test_a_small_kernel_runs_in_one_thread() -> None:
+    kernel = depthwise(7, 32)
+    assert "T.parallel" not in TEMPLATE.schedule(kernel, NATIVE, TEMPLATE.guess(kernel, NATIVE)).function.script()
+
+
+def test_wide_windows_loop_over_their_taps() -> None:
+    """Written out they would be thousands of operations."""
+    kernel = depthwise(9, 24, window=35)
+    x = random_array(np.random.default_rng(1), (1, 9, 9, 24), "float32")
+    w = random_array(np.random.default_rng(0), (35, 35, 1, 24), "float32")
+    seen = patches(x, (35, 35), (1, 1), (17,) * 4, (1, 1))
+    reference = np.nansum(seen * np.moveaxis(w.astype("float64"), (0, 1), (2, 3))[0], (-2, -1)).clip(0, 6)
+    for config in TEMPLATE.configs(kernel, NATIVE):
+        function = TEMPLATE.schedule(kernel, NATIVE, config).function
+        assert len(function.script().splitlines()) < 2000
+        (output,) = run_function(function, NATIVE, [x, w])
+        assert_close(output, reference, TOLERANCE["float32"])

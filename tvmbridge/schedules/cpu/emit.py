@@ -63,8 +63,9 @@ def unravel(index: tvm.ir.Expr, extents: Sequence[int]) -> list[tvm.ir.Expr]:
 
 def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
     """`for name in range(start, end): body(name)`, where the run decides the ends."""
+    # Counted from 0: TVM shifts a loop that starts elsewhere, and forgets the extents of the loops in it.
     var = tvm.ir.Var(name, "int64")
-    return tirx.For(var, start, end - start, tirx.ForKind.SERIAL, body(var))
+    return tirx.For(var, number(0), end - start, tirx.ForKind.SERIAL, body(start + var))
 
 
 def parallel(extent: int, body: Body) -> tirx.Stmt:

@@ -19,6 +19,7 @@ from tvmbridge.schedules.cpu.window_loops import Tiling, even_sizes, row
 from tvmbridge.targets import Target
 
 _PARALLEL_STEPS = 1 << 14  # about 10 µs of one core's work: below it a second thread costs more than it brings
+_SETS, _WAYS, _LINE_BYTES = 64, 8, 64  # a first-level cache as most cores have it: 32 kB
 
 
 def _lanes(sliding: Sliding, target: Target) -> int:
@@ -40,7 +41,7 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
     found: list[Config] = []
     for vectors in range(1, min(4, sliding.channels.extent // lanes) + 1):
         slide = Tiling(sliding, lanes, vectors, 1).slide
-        for positions in sorted({even_sizes(slide.axis.extent, largest)[0] for largest in range(1, 15)}):
+        for positions in sorted({even_sizes(slide.axis.extent, largest)[0] for largest in (1, 2, 4, 6, 8, 11, 14)}):
             tiling = Tiling(sliding, lanes, vectors, positions)
             held = (positions + slide.window) * vectors + 1
             if positions == 1 or (held <= target.vector_registers and tiling.written_out):
@@ -50,8 +51,26 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:
-    single = [c for c in _configs(kernel, target) if c["vectors"] == c["block"] == 1 and int(c["positions"]) <= 8]
-    return max(single, key=lambda config: int(config["positions"]))
+    """One vector of channels at a time where the first-level cache keeps the rows of a window, else neighbours too."""
+    sliding = read_sliding(kernel.function)
+    kept = sliding is not None and _rows_stay_in_cache(sliding)
+    largest = {"positions": 8, "vectors": 1, "block": 1} if kept else {"positions": 4, "vectors": 2, "block": 4}
+    within = [c for c in _configs(kernel, target) if all(int(c[name]) <= most for name, most in largest.items())]
+    return max(within, key=lambda c: (int(c["positions"]) * int(c["vectors"]), int(c["vectors"]), int(c["block"])))
+
+
+def _rows_stay_in_cache(sliding: Sliding) -> bool:
+    """Whether the inputs of one vector of channels, in all rows that a window reaches, fit the first-level cache.
+
+    Where the step from one position to the next is a large power of two, their addresses reach few of its sets.
+    """
+    tiled = Tiling(sliding, 1, 1, 1)
+    slide = tiled.slide
+    inputs = (slide.axis.extent - 1) * slide.stride + (slide.window - 1) * slide.dilation + 1
+    lines = inputs * math.prod(other.window for other in tiled.others)
+    step_bytes = sliding.channels.extent * tvm.DataType(str(sliding.accumulator.dtype)).bits // 8
+    reached = _SETS * _LINE_BYTES // math.gcd(step_bytes, _SETS * _LINE_BYTES)
+    return lines <= min(reached, _SETS) * _WAYS
 
 
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:

@@ -195,12 +195,16 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
 
     over_groups: the loop over the groups of channels.
     """
-    place: Place = {}
+    place: Place = {slide.axis.var: number(0) for slide in tiling.others}
     middle: list[tvm.ir.Expr] = []
-    for slide in reversed(tiling.others):
-        position = place[slide.axis.var] = tirx.floormod(index, slide.axis.extent)
+    remaining = tiling.rows
+    for slide in reversed([slide for slide in tiling.others if slide.axis.extent > 1]):
+        remaining //= slide.axis.extent
+        place[slide.axis.var] = tirx.floormod(index, slide.axis.extent) if remaining > 1 else index
         index = tirx.floordiv(index, slide.axis.extent)
+    for slide in tiling.others:
         if slide.padded:
+            position = place[slide.axis.var]
             middle += [position >= slide.whole.start, position < slide.whole.stop]
     if not middle:
         return _tiles(tiling, place, over_groups, True)
