@@ -32,6 +32,7 @@ OPERATORS = {
     "square": power(2.0),
     "cube": power(3.0),
     "fourth": power(4.0),
+    "three_quarters": power(0.75),
 }
 EXACT = {
     "exp": np.exp,
@@ -43,6 +44,7 @@ EXACT = {
     "square": lambda x: x**2,
     "cube": lambda x: x**3,
     "fourth": lambda x: x**4,
+    "three_quarters": lambda x: x**0.75,
 }
 # Of the docstring of vector_math, in units in the last place: with fused multiply-add and without.
 BOUNDS = {
@@ -55,6 +57,7 @@ BOUNDS = {
     "square": (0.5, 0.5),
     "cube": (2, 2),
     "fourth": (2, 2),
+    "three_quarters": (2, 2),
 }
 
 

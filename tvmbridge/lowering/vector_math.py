@@ -11,6 +11,7 @@ is for targets with fused multiply-add (x86-64-v3 and later, aarch64), the secon
     exp      2    2     sigmoid  3    3     x**2          0.5  0.5
     log      2    2     tanh     5    6     x**3, x**4    2    2
     rsqrt  1.5  1.5     erf      6    7
+    x**¾     2    2
 
 tanh and erf are odd, never leave [-1, 1], and are as close near 0, where they are all but linear. NaN gives NaN,
 infinities give the limits, log of a negative number NaN. exp below 2**-126 is 0: a subnormal result costs some CPUs a
@@ -152,6 +153,12 @@ def _fourth_power(x: tirx.Var, bind: Bind) -> tvm.ir.Expr:
     return square * square
 
 
+def _three_quarters(x: tirx.Var, bind: Bind) -> tvm.ir.Expr:
+    """The usual exponent of local response normalisation. IEEE 754 has +∞ for a power of -∞, and NaN for its root."""
+    root = bind(tirx.sqrt(x))
+    return tirx.Select(x < _f32(-3.4028234663852886e38), _f32(math.inf), root * tirx.sqrt(root))
+
+
 Formula = Callable[[tirx.Var, Bind], tvm.ir.Expr]
 _FUNCTIONS: dict[str, Formula] = {
     "tirx.exp": _exp,
@@ -161,7 +168,7 @@ _FUNCTIONS: dict[str, Formula] = {
     "tirx.tanh": _tanh,
     "tirx.erf": _erf,
 }
-_POWERS: dict[float, Formula] = {2: _square, 3: _cube, 4: _fourth_power}
+_POWERS: dict[float, Formula] = {0.75: _three_quarters, 2: _square, 3: _cube, 4: _fourth_power}
 
 
 _DTYPES = ("float32", "float16")

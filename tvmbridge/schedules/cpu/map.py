@@ -6,8 +6,9 @@ end of an axis by a last vector that overlaps the one before it. Tasks get equal
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm
 import tvm_ffi
@@ -15,16 +16,17 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.emit import parallel, sequence, with_body
-from tvmbridge.schedules.cpu.pieces import can_be_pieces, read_pieces
+from tvmbridge.schedules.cpu.emit import parallel, scratch, sequence, with_body
+from tvmbridge.schedules.cpu.offsets import offset_of
+from tvmbridge.schedules.cpu.pieces import Piece, can_be_pieces, read_pieces
 from tvmbridge.schedules.cpu.stages import Stage, inline, loads, read_stages, reads
 from tvmbridge.schedules.cpu.sweep import sweep
 from tvmbridge.targets import Target
 
 _SERIAL_NS = 10_000  # of one core's work: below it a second thread costs more than it brings
 _BYTES_PER_NS = 20  # what one core moves between its caches
-_OPERATION_NS, _CALL_NS = 0.03, 1.0  # an element's arithmetic in vectors; a function such as exp
-_EXPENSIVE_NS = 0.8
+_OPERATION_NS, _CALL_NS = 0.03, 0.4  # an element's arithmetic in vectors; a function such as exp
+_EXPENSIVE_NS = 0.35  # for one element: what is cheaper is computed anew by each of its readers
 _CHEAP_OPERATIONS = 12
 
 
@@ -118,12 +120,16 @@ def _guess(kernel: Kernel, _target: Target) -> Config:
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     stages = _stages(kernel)
     assert stages is not None
-    outputs = list(kernel.function.params)
-    scratch = [s.buffer for s in stages if not any(s.buffer.same_as(output) for output in outputs)]
+    kept: dict[tvm.ir.Var, tvm.ir.Var] = {}
+    allocations = []
+    for stage in stages:
+        if not any(stage.buffer.same_as(output) for output in kernel.function.params):
+            # Flat, as pieces count: TVM cuts a scratch buffer down to what it takes for the extents that are used.
+            kept[stage.buffer], allocation = scratch([_size(stage)], str(stage.buffer.dtype), stage.name, "global")
+            allocations.append(allocation)
     tasks = target.cores * int(config["tasks"])
-    phases = [_phase(phase, target, int(config["unroll"]), tasks) for phase in _phases(stages)]
-    body = sequence(*(tirx.AllocBuffer(buffer) for buffer in scratch), *phases)
-    return Scheduled(with_body(kernel.function, body))
+    phases = [_phase(phase, kept, target, int(config["unroll"]), tasks) for phase in _phases(stages)]
+    return Scheduled(with_body(kernel.function, sequence(*allocations, *phases)))
 
 
 def _phases(stages: Sequence[Stage]) -> list[list[Stage]]:
@@ -137,9 +143,11 @@ def _phases(stages: Sequence[Stage]) -> list[list[Stage]]:
     return phases
 
 
-def _phase(stages: Sequence[Stage], target: Target, unroll: int, tasks: int) -> tirx.Stmt:
+def _phase(
+    stages: Sequence[Stage], kept: Mapping[tvm.ir.Var, tvm.ir.Var], target: Target, unroll: int, tasks: int
+) -> tirx.Stmt:
     """One parallel loop, of which each task does its share of every piece."""
-    pieces = [(piece, _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
+    pieces = [(_moved(piece, kept), _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
     if not pieces:
         return tirx.Evaluate(0)
     if sum(map(_stage_ns, stages)) < _SERIAL_NS or tasks == 1:
@@ -147,6 +155,16 @@ def _phase(stages: Sequence[Stage], target: Target, unroll: int, tasks: int) -> 
     return parallel(
         tasks, lambda task: sequence(*(sweep(piece, lanes, unroll, (task, tasks)) for piece, lanes in pieces))
     )
+
+
+def _moved(piece: Piece, buffers: Mapping[tvm.ir.Var, tvm.ir.Var]) -> Piece:
+    """The piece with flat buffers in place of others."""
+
+    def moved(load: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
+        return tirx.BufferLoad(buffers[load.source], [offset_of(load)]) if load.source in buffers else load
+
+    value = tvm_ffi.structural_map(piece.value, (tvm.ir.TensorLoad, moved)) if buffers else piece.value
+    return dataclasses.replace(piece, buffer=buffers.get(piece.buffer, piece.buffer), value=value)
 
 
 TEMPLATE = Template(

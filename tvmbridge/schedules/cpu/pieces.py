@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import tvm
 import tvm.sym
 import tvm_ffi
 from tvm import tirx
 
+from tvmbridge.schedules.cpu.deciding import boundary, simplified
 from tvmbridge.schedules.cpu.emit import number
+from tvmbridge.schedules.cpu.offsets import Box, at, linear, offset_of
 from tvmbridge.schedules.cpu.stages import Axis, Stage, stores_at_its_axes, substitute
 
 # A stage that falls into more is left with conditions in its loops: code grows with every piece.
 _MAX_PIECES = 64
-_COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,53 +36,6 @@ class Piece:
     buffer: tvm.ir.Var
     offset: tvm.ir.Expr
     value: tvm.ir.Expr
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """A sum: `steps[v] * v` for each variable, a constant, and terms that are neither."""
-
-    steps: Mapping[tvm.ir.Var, int]
-    constant: int
-    others: tuple[tvm.ir.Expr, ...]
-
-    def __add__(self, other: Linear) -> Linear:
-        steps = dict(self.steps)
-        for var, step in other.steps.items():
-            steps[var] = steps.get(var, 0) + step
-        steps = {var: step for var, step in steps.items() if step}
-        return Linear(steps, self.constant + other.constant, self.others + other.others)
-
-    def __mul__(self, factor: int) -> Linear:
-        steps = {var: step * factor for var, step in self.steps.items()}
-        return Linear(steps, self.constant * factor, tuple(other * factor for other in self.others))
-
-
-def linear(expr: tvm.ir.Expr) -> Linear:
-    """An integer expression as a sum."""
-    if isinstance(expr, tirx.IntImm):
-        return Linear({}, int(expr), ())
-    if isinstance(expr, tvm.ir.Var):
-        return Linear({expr: 1}, 0, ())
-    if isinstance(expr, tirx.Add):
-        return linear(expr.a) + linear(expr.b)
-    if isinstance(expr, tirx.Sub):
-        return linear(expr.a) + linear(expr.b) * -1
-    if isinstance(expr, tirx.Mul) and isinstance(expr.b, tirx.IntImm):
-        return linear(expr.a) * int(expr.b)
-    if isinstance(expr, tirx.Mul) and isinstance(expr.a, tirx.IntImm):
-        return linear(expr.b) * int(expr.a)
-    return Linear({}, 0, (expr,))
-
-
-def at(buffer: tvm.ir.Var, offset: tvm.ir.Expr) -> list[tvm.ir.Expr]:
-    """The indices of the element at an offset: all in the last, which a row-major layout adds to 0 of the others."""
-    return [*(number(0) for _ in buffer.shape[1:]), offset] if len(buffer.shape) else []
-
-
-def offset_of(load: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-    """The offset of a load in a piece."""
-    return load.indices[-1] if len(load.indices) else number(0)
 
 
 def can_be_pieces(stage: Stage) -> bool:
@@ -105,7 +59,7 @@ def read_pieces(stage: Stage) -> tuple[Piece, ...]:
         stride //= axis.extent
         places[axis.var] = tirx.floormod(tirx.floordiv(flat, number(stride)), number(axis.extent))
     whole = [(Axis(flat, size), 0, size)]
-    value = _simplified(_with_flat_offsets(substitute(stage.value, places)), whole)
+    value = simplified(_with_flat_offsets(substitute(stage.value, places)), whole)
     digits = _digits(value, flat, size)
     offset = number(0)
     stride = size
@@ -113,12 +67,12 @@ def read_pieces(stage: Stage) -> tuple[Piece, ...]:
         stride //= axis.extent
         offset = offset + axis.var * stride
     box = [(axis, 0, axis.extent) for axis in digits]
-    value = _simplified(substitute(value, {flat: offset}), box)
+    value = simplified(substitute(value, {flat: offset}), box)
     found: list[Piece] = []
     boxes = [(box, value)]
     while boxes:
         box, value = boxes.pop()
-        cut = _boundary(value, box) if len(boxes) + len(found) < _MAX_PIECES else None
+        cut = boundary(value, box) if len(boxes) + len(found) < _MAX_PIECES else None
         if cut is None:
             found.append(_piece(stage.buffer, offset, value, box))
             continue
@@ -126,11 +80,8 @@ def read_pieces(stage: Stage) -> tuple[Piece, ...]:
         axis, first, end = box[place]
         for part in ((axis, position, end), (axis, first, position)):  # a stack: the last is the next
             smaller = [*box[:place], part, *box[place + 1 :]]
-            boxes.append((smaller, _simplified(value, smaller)))
+            boxes.append((smaller, simplified(value, smaller)))
     return tuple(found)
-
-
-_Box = Sequence[tuple[Axis, int, int]]
 
 
 def _with_flat_offsets(value: tvm.ir.Expr) -> tvm.ir.Expr:
@@ -149,17 +100,15 @@ def _digits(value: tvm.ir.Expr, flat: tvm.ir.Var, size: int) -> list[Axis]:
     cuts = {size}
 
     def note(node: tirx.FloorDiv | tirx.FloorMod) -> None:
-        by = int(node.b) if isinstance(node.b, tirx.IntImm) else 0
-        inner = node.a
-        if (isinstance(inner, tvm.ir.Var) and inner.same_as(flat)) or (
-            isinstance(inner, tirx.FloorMod) and inner.a.same_as(flat)
-        ):
-            cuts.add(by)
-        elif isinstance(inner, tirx.FloorDiv) and inner.a.same_as(flat) and isinstance(inner.b, tirx.IntImm):
-            cuts.add(int(inner.b) * by)
+        if isinstance(node.b, tirx.IntImm):
+            sum_ = linear(node.a)
+            scaled = [(step, var) for var, step in sum_.steps.items()] + [_factor(other) for other in sum_.others]
+            for scale, term in scaled:
+                unit = _unit(term, flat)
+                if unit is not None and int(node.b) % scale == 0:
+                    cuts.add(unit * int(node.b) // abs(scale))
 
-    tvm_ffi.structural_walk(value, (tirx.FloorDiv, note))
-    tvm_ffi.structural_walk(value, (tirx.FloorMod, note))
+    tvm_ffi.structural_walk(value, ((tirx.FloorDiv, tirx.FloorMod), note))
     axes: list[Axis] = []
     below = 1
     for cut in sorted(cuts - {0, 1}):
@@ -169,139 +118,27 @@ def _digits(value: tvm.ir.Expr, flat: tvm.ir.Var, size: int) -> list[Axis]:
     return axes[::-1]
 
 
-def _range(sum_: Linear, box: _Box) -> tuple[int, int] | None:
-    """The least and the greatest value in the box; None where other terms take part."""
-    if sum_.others:
-        return None
-    bounds = {axis.var: (first, end - 1) for axis, first, end in box}
-    if any(var not in bounds for var in sum_.steps):
-        return None
-    ends = [sorted((step * bounds[var][0], step * bounds[var][1])) for var, step in sum_.steps.items()]
-    return sum_.constant + sum(low for low, _ in ends), sum_.constant + sum(high for _, high in ends)
+def _factor(expr: tvm.ir.Expr) -> tuple[int, tvm.ir.Expr]:
+    factor = 1
+    while isinstance(expr, tirx.Mul) and isinstance(expr.b, tirx.IntImm) and int(expr.b):
+        factor *= int(expr.b)
+        expr = expr.a
+    return factor, expr
 
 
-def _is_integer(expr: tvm.ir.Expr) -> bool:
-    return str(expr.ty.dtype).startswith(("int", "uint"))
+def _unit(expr: tvm.ir.Expr, flat: tvm.ir.Var) -> int | None:
+    """How far the flat index goes on for `flat`, `flat % a`, `flat // b` or `flat % a // b` to grow by one."""
+    unit = 1
+    if isinstance(expr, tirx.FloorDiv) and isinstance(expr.b, tirx.IntImm):
+        unit, expr = int(expr.b), expr.a
+    if isinstance(expr, tirx.FloorMod):
+        expr = expr.a
+    if isinstance(expr, tirx.FloorDiv) and isinstance(expr.b, tirx.IntImm):
+        unit, expr = int(expr.b) * unit, expr.a
+    return unit if isinstance(expr, tvm.ir.Var) and expr.same_as(flat) else None
 
 
-def _decided(comparison: tirx.LT, box: _Box) -> tvm.ir.Expr:
-    """A comparison, or its result where the box decides it."""
-    if not _is_integer(comparison.a):
-        return comparison
-    ends = _range(linear(comparison.a) + linear(comparison.b) * -1, box)
-    if ends is None:
-        return comparison
-    low, high = ends
-    outcomes = {
-        tirx.LT: (high < 0, low >= 0),
-        tirx.LE: (high <= 0, low > 0),
-        tirx.GT: (low > 0, high <= 0),
-        tirx.GE: (low >= 0, high < 0),
-        tirx.EQ: (low == high == 0, low > 0 or high < 0),
-        tirx.NE: (low > 0 or high < 0, low == high == 0),
-    }
-    yes, no = outcomes[type(comparison)]
-    return tirx.IntImm("bool", int(yes)) if yes or no else comparison
-
-
-def _simplified(value: tvm.ir.Expr, box: _Box) -> tvm.ir.Expr:
-    """The value with what the box decides decided, and its offsets simplified; floating point is left as it is."""
-    analyzer = tvm.sym.Analyzer()
-    for axis, first, end in box:
-        analyzer.bind(axis.var, tvm.ir.Range(number(first), number(end)))
-
-    def truth(expr: tvm.ir.Expr) -> bool | None:
-        return bool(int(expr)) if isinstance(expr, tirx.IntImm) else None
-
-    def compare(node: tirx.LT) -> tvm.ir.Expr:
-        if not _is_integer(node.a):
-            return node
-        return _decided(type(node)(analyzer.simplify(node.a), analyzer.simplify(node.b)), box)
-
-    def cast(node: tirx.Cast) -> tvm.ir.Expr:
-        return tirx.Cast(node.ty.dtype, analyzer.simplify(node.value)) if _is_integer(node.value) else node
-
-    def both(node: tirx.And) -> tvm.ir.Expr:
-        a, b = truth(node.a), truth(node.b)
-        if a is False or b is True:
-            return node.a
-        return node.b if a is True or b is False else node
-
-    def either(node: tirx.Or) -> tvm.ir.Expr:
-        a, b = truth(node.a), truth(node.b)
-        if a is True or b is False:
-            return node.a
-        return node.b if a is False or b is True else node
-
-    def choose(node: tirx.Select) -> tvm.ir.Expr:
-        known = truth(node.condition)
-        return node if known is None else node.true_value if known else node.false_value
-
-    def call(node: tvm.ir.Call) -> tvm.ir.Expr:
-        if getattr(node.op, "name", "") not in ("prim.if_then_else", "tirx.if_then_else"):
-            return node
-        known = truth(node.args[0])
-        return node if known is None else node.args[1] if known else node.args[2]
-
-    def extreme(node: tirx.Min | tirx.Max) -> tvm.ir.Expr:
-        if not _is_integer(node):
-            return node
-        first_is_less = truth(_decided(tirx.LE(node.a, node.b), box))
-        if first_is_less is None:
-            return node
-        return node.a if first_is_less == isinstance(node, tirx.Min) else node.b
-
-    def load(node: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-        return tirx.BufferLoad(node.source, at(node.source, analyzer.simplify(offset_of(node))))
-
-    return tvm_ffi.structural_map(
-        value,
-        [
-            (tvm.ir.TensorLoad, load),
-            (_COMPARISONS, compare),
-            (tirx.Cast, cast),
-            (tirx.And, both),
-            (tirx.Or, either),
-            (tirx.Select, choose),
-            (tvm.ir.Call, call),
-            ((tirx.Min, tirx.Max), extreme),
-        ],
-    )
-
-
-def _boundary(value: tvm.ir.Expr, box: _Box) -> tuple[int, int] | None:
-    """(place of an axis in the box, position on it) where some condition or clip of the value changes; None: nowhere."""
-    found: list[tuple[int, int]] = []
-
-    def note(node: tirx.LT) -> None:
-        if not found and _is_integer(node.a):
-            cut = _zero(linear(node.a) + linear(node.b) * -1, box)
-            if cut is not None:
-                found.append(cut)
-
-    tvm_ffi.structural_walk(value, ((*_COMPARISONS, tirx.Min, tirx.Max), note))
-    return found[0] if found else None
-
-
-def _zero(difference: Linear, box: _Box) -> tuple[int, int] | None:
-    """Where along its coarsest axis a sum passes through 0; None where that is not at one position."""
-    ends = _range(difference, box)
-    if ends is None or not ends[0] <= 0 <= ends[1] or not difference.steps:
-        return None
-    var = max(difference.steps, key=lambda var: abs(difference.steps[var]))
-    place = next(i for i, (axis, _, _) in enumerate(box) if axis.var.same_as(var))
-    _, first, end = box[place]
-    step = difference.steps[var]
-    rest = _range(difference + Linear({var: -step}, 0, ()), box)
-    if rest is None or end - first < 2 or rest[1] - rest[0] >= abs(step):
-        return None
-    # step * x + [rest] reaches over 0 only around x = -rest / step.
-    around = sorted({-(rest[0] // step), -(rest[1] // step)} if step > 0 else {rest[0] // -step, rest[1] // -step})
-    inside = [x for centre in around for x in (centre, centre + 1) if first < x < end]
-    return (place, inside[0]) if inside else None
-
-
-def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: _Box) -> Piece:
+def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: Box) -> Piece:
     """The box with its axes from 0, those of extent 1 gone and those that are contiguous in everything merged."""
     axes = [Axis(tvm.ir.Var(axis.var.name, "int64"), end - first) for axis, first, end in box]
     moved = {
@@ -312,7 +149,7 @@ def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: _Bo
     bounds = [(axis, 0, axis.extent) for axis in axes]
     analyzer = tvm.sym.Analyzer()
     offset = analyzer.simplify(substitute(offset, moved))
-    value = _simplified(substitute(value, moved), bounds)
+    value = simplified(substitute(value, moved), bounds)
     steps, free = accesses(value)
     steps.append(linear(offset).steps)
     merged: list[Axis] = []
@@ -331,7 +168,7 @@ def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: _Bo
             merged.append(axis)
     bounds = [(axis, 0, axis.extent) for axis in merged]
     offset = analyzer.simplify(substitute(offset, places))
-    return Piece(tuple(merged), buffer, offset, _simplified(substitute(value, places), bounds))
+    return Piece(tuple(merged), buffer, offset, simplified(substitute(value, places), bounds))
 
 
 def accesses(value: tvm.ir.Expr) -> tuple[list[Mapping[tvm.ir.Var, int]], list[tvm.ir.Var]]:

@@ -9,7 +9,7 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.pieces import at
+from tvmbridge.schedules.cpu.offsets import at
 
 
 def vector_load(buffer: tvm.ir.Var, start: tvm.ir.Expr, lanes: int) -> tvm.ir.Expr:
@@ -26,7 +26,9 @@ def _shuffled(vectors: list[tvm.ir.Expr], lanes: list[tuple[int, int]], width: i
     """One vector of the lanes given as (which vector, which of its `width` lanes)."""
     used = sorted({vector for vector, _ in lanes})
     places = [used.index(vector) * width + lane for vector, lane in lanes]
-    return tirx.Shuffle([vectors[vector] for vector in used], [tirx.IntImm("int32", place) for place in places])
+    chosen = [vectors[vector] for vector in used]
+    chosen += chosen[:1] * (-(-len(lanes) // width) - len(used))  # TVM wants no fewer lanes than it is to pick
+    return tirx.Shuffle(chosen, [tirx.IntImm("int32", place) for place in places])
 
 
 def strided(buffer: tvm.ir.Var, start: tvm.ir.Expr, step: int, lanes: int) -> tvm.ir.Expr:
@@ -42,6 +44,12 @@ def strided(buffer: tvm.ir.Var, start: tvm.ir.Expr, step: int, lanes: int) -> tv
         return vector, distance - starts[vector]
 
     return _shuffled(vectors, [place(lane) for lane in range(lanes)], lanes)
+
+
+def deinterleaved(buffer: tvm.ir.Var, start: tvm.ir.Expr, count: int, lanes: int) -> list[tvm.ir.Expr]:
+    """The columns of [lanes, count] neighbours."""
+    vectors = [vector_load(buffer, start + i * lanes, lanes) for i in range(count)]
+    return [_shuffled(vectors, [divmod(i + count * lane, lanes) for lane in range(lanes)], lanes) for i in range(count)]
 
 
 def interleaved(
