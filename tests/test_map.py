@@ -440,6 +440,31 @@ def test_only_enough_work_is_shared_among_the_cores(rows: int, loops: int) -> No
     assert function_of(kernel, RUNNABLE[0]).script().count("T.parallel") == loops
 
 
-def test_a_kernel_with_a_reduction_is_left_to_others() -> None:
-    kernel = kernel_of(lambda x: op.sum(x, 1), [((8, 8), F32)], RUNNABLE[0])
-    assert not TEMPLATE.fits(kernel, RUNNABLE[0])
+@pytest.mark.parametrize(("columns", "fits"), [(9, True), (10, False)])
+def test_a_reduction_of_many_terms_is_left_to_others(columns: int, fits: bool) -> None:
+    kernel = kernel_of(lambda x: op.sum(x, 1), [((8, columns), F32)], RUNNABLE[0])
+    assert TEMPLATE.fits(kernel, RUNNABLE[0]) == fits
+
+
+def normalised(x: np.ndarray, size: int) -> np.ndarray:
+    """Local response normalisation of the last axis, as ONNX has it."""
+    squares = np.pad(x.astype("float64") ** 2, ((0, 0), ((size - 1) // 2, size // 2)))
+    sums = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(-1)
+    return x / (1 + 0.5 * sums / size) ** 0.75
+
+
+@pytest.mark.parametrize("channels", [3, 16, 17, 64])
+def test_a_neighbourhood_of_channels_is_summed_without_branches(channels: int) -> None:
+    def build(x: relax.Expr) -> relax.Expr:
+        squares = op.reshape(op.multiply(x, x), [1, 1, 37, 1, channels])
+        mean = op.nn.avg_pool3d(squares, (1, 1, 5), (1, 1, 1), (0, 0, 2, 0, 0, 2), count_include_pad=True)
+        scale = op.add(op.multiply(mean, relax.const(0.5)), relax.const(1.0))
+        return op.divide(x, op.reshape(op.power(scale, relax.const(0.75)), [37, channels]))
+
+    x = random_array(np.random.default_rng(0), (37, channels), F32)
+    for target in RUNNABLE:
+        lowered = lower_expression(build, [(x.shape, F32)], target)
+        (pool,) = (kernel for kernel in lowered.kernels if "pool" in kernel.name)
+        assert "if_then_else" not in function_of(pool, target).script()
+        (output,) = run_lowered(lowered, target, [x])
+        np.testing.assert_allclose(output, normalised(x, 5), rtol=1e-5, atol=1e-6)

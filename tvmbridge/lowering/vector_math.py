@@ -11,7 +11,7 @@ is for targets with fused multiply-add (x86-64-v3 and later, aarch64), the secon
     exp      2    2     sigmoid  3    3     x**2          0.5  0.5
     log      2    2     tanh     5    6     x**3, x**4    2    2
     rsqrt  1.5  1.5     erf      6    7
-    x**¾     2    2
+    x**¾   2.5  2.5
 
 tanh and erf are odd, never leave [-1, 1], and are as close near 0, where they are all but linear. NaN gives NaN,
 infinities give the limits, log of a negative number NaN. exp below 2**-126 is 0: a subnormal result costs some CPUs a

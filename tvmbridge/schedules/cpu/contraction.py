@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.columns import columns_of
-from tvmbridge.schedules.cpu.emit import loop, parallel, sequence, store, unravel, vectorized, with_body
+from tvmbridge.schedules.cpu.emit import scratch, sequence, with_body
 from tvmbridge.schedules.cpu.linear import offset, step
+from tvmbridge.schedules.cpu.map import write_maps
 from tvmbridge.schedules.cpu.microkernel import BLOCK, Plan, ProductWriter
 from tvmbridge.schedules.cpu.product import Product, read_product
-from tvmbridge.schedules.cpu.stages import Stage, loads, substitute
+from tvmbridge.schedules.cpu.stages import Stage, loads
 from tvmbridge.schedules.cpu.tail import reads_each_once
 from tvmbridge.schedules.cpu.tiling import Vectors, cut, vectors
 from tvmbridge.targets import Target
@@ -25,6 +29,7 @@ from tvmbridge.targets import Target
 _PARALLEL_MULTIPLY_ADDS = 1 << 17  # about 5 µs of one core's work: below it a second thread costs more than it brings
 _CACHE_BYTES = 1 << 19  # half of a typical second-level cache
 _LARGEST_TILE, _WIDEST_PANEL, _MOST_ROW_TILES = 14, 8, 4
+_PAD_UNROLL = 4  # vectors in one step of the loops that copy an operand with its border
 _EVEN = 0.95  # of the cores' time that even shares of the tasks make use of
 
 
@@ -147,33 +152,26 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     if columns.packing is not None:
         parameters = [columns.buffer if p.same_as(weight) else p for p in function.params]
         function = tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)
-    pads = [part for pad in product.pads for part in _pad(pad, function, target, plan.threads)]
+    product, pads = _with_flat_pads(product, target)
+    columns = dataclasses.replace(columns, product=product)
     body = sequence(*pads, made, columns.pack(plan.threads), ProductWriter(product, plan, columns).write())
     return Scheduled(with_body(function, body), () if columns.packing is None else (columns.packing,))
 
 
-def _pad(pad: Stage, function: tirx.PrimFunc, target: Target, threads: bool) -> list[tirx.Stmt]:
-    """Make the padded copy: whole vectors of the last axis, rows of the image dealt out to the threads."""
-    *outer, last = pad.spatial
-    pieces = vectors(last.extent, target.vector_bits // tvm.DataType(str(pad.buffer.dtype)).bits)
-    extents = [axis.extent for axis in outer[:-1]]
+def _with_flat_pads(product: Product, target: Target) -> tuple[Product, list[tirx.Stmt]]:
+    """The statements that make the copies with a border, and the product reading those."""
+    statements = []
+    for pad in product.pads:
+        size = math.prod(axis.extent for axis in pad.spatial)
+        flat, made = scratch([size], str(pad.buffer.dtype), pad.name)
+        statements += [made, write_maps([pad], {pad.buffer: flat}, target, _PAD_UNROLL, target.cores)]
 
-    def row(index: tvm.ir.Expr) -> tirx.Stmt:
-        chosen = unravel(index, extents)
+        def moved(load: tvm.ir.TensorLoad, pad: Stage = pad, flat: tvm.ir.Var = flat) -> tvm.ir.TensorLoad:
+            return tirx.BufferLoad(flat, [offset(load)]) if load.source.same_as(pad.buffer) else load
 
-        def copy(x: tvm.ir.Expr, vector: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
-            at = dict(zip([axis.var for axis in pad.spatial], [*chosen, x, pieces.start(vector) + lane], strict=True))
-            return store(pad.buffer, [substitute(index, at) for index in pad.indices], substitute(pad.value, at))
-
-        return loop(
-            outer[-1].extent,
-            lambda x: loop(pieces.count, lambda v: vectorized(pieces.lanes, lambda lane: copy(x, v, lane))),
-        )
-
-    count = 1
-    for extent in extents:
-        count *= extent
-    return [tirx.AllocBuffer(pad.buffer), parallel(count, row) if threads else loop(count, row)]
+        left = tvm_ffi.structural_map(product.left, (tvm.ir.TensorLoad, moved))
+        product = dataclasses.replace(product, left=left)
+    return product, statements
 
 
 TEMPLATE = Template(

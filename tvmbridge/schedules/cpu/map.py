@@ -19,7 +19,7 @@ from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.emit import parallel, scratch, sequence, with_body
 from tvmbridge.schedules.cpu.offsets import offset_of
 from tvmbridge.schedules.cpu.pieces import Piece, can_be_pieces, read_pieces
-from tvmbridge.schedules.cpu.stages import Stage, inline, loads, read_stages, reads
+from tvmbridge.schedules.cpu.stages import Stage, inline, loads, read_stages, reads, written_out
 from tvmbridge.schedules.cpu.sweep import sweep
 from tvmbridge.targets import Target
 
@@ -28,12 +28,16 @@ _BYTES_PER_NS = 20  # what one core moves between its caches
 _OPERATION_NS, _CALL_NS = 0.03, 0.4  # an element's arithmetic in vectors; a function such as exp
 _EXPENSIVE_NS = 0.35  # for one element: what is cheaper is computed anew by each of its readers
 _CHEAP_OPERATIONS = 12
+_SHORT = 9  # terms of a reduction that is written out: a neighbourhood such as that of local response normalisation
 
 
 def _stages(kernel: Kernel) -> tuple[Stage, ...] | None:
     """What is left when element-wise work is inlined; None where some of it is not a map."""
     stages = read_stages(kernel.function)
-    if stages is None or not all(can_be_pieces(stage) for stage in stages):
+    if stages is None:
+        return None
+    stages = tuple(written_out(stage, _SHORT) for stage in stages)
+    if not all(can_be_pieces(stage) for stage in stages):
         return None
     every = stages
 
@@ -128,7 +132,7 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
             kept[stage.buffer], allocation = scratch([_size(stage)], str(stage.buffer.dtype), stage.name, "global")
             allocations.append(allocation)
     tasks = target.cores * int(config["tasks"])
-    phases = [_phase(phase, kept, target, int(config["unroll"]), tasks) for phase in _phases(stages)]
+    phases = [write_maps(phase, kept, target, int(config["unroll"]), tasks) for phase in _phases(stages)]
     return Scheduled(with_body(kernel.function, sequence(*allocations, *phases)))
 
 
@@ -143,10 +147,14 @@ def _phases(stages: Sequence[Stage]) -> list[list[Stage]]:
     return phases
 
 
-def _phase(
+def write_maps(
     stages: Sequence[Stage], kept: Mapping[tvm.ir.Var, tvm.ir.Var], target: Target, unroll: int, tasks: int
 ) -> tirx.Stmt:
-    """One parallel loop, of which each task does its share of every piece."""
+    """The loops of stages without reductions that read nothing of one another; each task does its share of every piece.
+
+    kept: flat buffers to use in place of others; scratch buffers have to be flat (see `_schedule`).
+    unroll: vectors in one step of a loop. tasks: into how many the work is cut where it is enough to be worth it.
+    """
     pieces = [(_moved(piece, kept), _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
     if not pieces:
         return tirx.Evaluate(0)

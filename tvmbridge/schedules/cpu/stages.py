@@ -7,6 +7,8 @@ TVM's schedule primitives transform the loops that a kernel came with; where a t
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import tvm
@@ -187,3 +189,18 @@ def _inlined(reader: Stage, producer: Stage) -> Stage:
         lambda indices: substitute(producer.value, dict(zip(variables, indices, strict=True))),
     )
     return dataclasses.replace(reader, value=value)
+
+
+def written_out(stage: Stage, longest: int) -> Stage:
+    """A reduction of up to `longest` terms as one element-wise expression; any other stage as it is."""
+    terms = math.prod(axis.extent for axis in stage.reduction)
+    if not stage.reduction or not 0 < terms <= longest or stage.init is None:
+        return stage
+    total = stage.init
+    for places in itertools.product(*(range(axis.extent) for axis in stage.reduction)):
+        at: Values = {
+            axis.var: tirx.IntImm("int64", place) for axis, place in zip(stage.reduction, places, strict=True)
+        }
+        so_far = total
+        total = replace_loads(substitute(stage.value, at), stage.buffer, lambda _indices: so_far)  # noqa: B023
+    return dataclasses.replace(stage, reduction=(), init=None, value=total)
