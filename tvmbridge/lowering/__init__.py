@@ -64,7 +64,6 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             passes.AnnotateTIROpPattern(),
             passes.FuseOps(),
             passes.FuseTIR(),
-            passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]
     )

@@ -21,6 +21,7 @@ from tvmbridge.lowering.layouts import (
     permuted,
     reshaped,
     seen_through,
+    static_shape,
 )
 from tvmbridge.lowering.transposed_conv import transposed_convolution
 
@@ -40,9 +41,16 @@ def _rebuilt(call: relax.Call, *operands: relax.Expr) -> relax.Call:
 
 
 def _leading(operands: Operands, rank: int) -> Laid | None:
-    """The operand by whose layout the others go: the largest, of such the first that is not as the model has it."""
+    """The operand by whose layout the others go: the largest, of such one that is not as the model has it.
+
+    One that is stored in another shape comes first: to read it as it is lets the operator fuse with what computes it.
+    """
     candidates = [x for x in operands if len(x.order) == rank and not isinstance(x.stored, tvm.ir.GenericConst)]
-    return max(candidates, key=lambda x: (math.prod(x.view), not x.is_natural), default=None)
+
+    def strangeness(x: Laid) -> tuple[int, bool, bool]:
+        return math.prod(x.view), x.view != static_shape(x.stored), not x.is_natural
+
+    return max(candidates, key=strangeness, default=None)
 
 
 def _elementwise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
@@ -133,6 +141,22 @@ def _normalise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid |
     tensors = [layouts.store(x, x.order, shape), *(layouts.natural(weight) for weight in weights)]
     build = op.nn.layer_norm if len(weights) == 2 else op.nn.rms_norm
     return Laid(layouts.emit(build(*tensors, axis, float(call.attrs.epsilon))), x.order, x.view)
+
+
+def _group_norm(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
+    x, *weights = operands
+    if x.is_natural:
+        return None
+    (channel,) = _positions(x, [call.attrs.channel_axis])
+    made = op.nn.group_norm(
+        layouts.store(x, x.order),
+        *(layouts.natural(weight) for weight in weights),
+        int(call.attrs.num_groups),
+        channel,
+        sorted(_positions(x, call.attrs.axes)),
+        float(call.attrs.epsilon),
+    )
+    return _given(layouts, made, x.order)
 
 
 def _concat(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
@@ -287,6 +311,7 @@ RULES: dict[str, Rule] = {
     "relax.concat": _concat,
     "relax.flip": _along(lambda _, x, axis: op.flip(x, axis)),
     "relax.image.resize2d": _resize2d,
+    "relax.nn.group_norm": _group_norm,
     "relax.nn.log_softmax": _along(lambda _, x, axis: op.nn.log_softmax(x, axis)),
     "relax.nn.pad": _pad,
     "relax.nn.softmax": _along(lambda _, x, axis: op.nn.softmax(x, axis)),
