@@ -158,6 +158,42 @@ def test_movement_of_constants_is_done_at_once() -> None:
     np.testing.assert_array_equal(output, x + np.tile(moved.reshape(-1), 2))
 
 
+def test_a_chain_that_would_explode_when_fused_is_cut() -> None:
+    def build(x: relax.Expr) -> relax.Expr:
+        for _ in range(40):
+            x = op.multiply(x, op.sigmoid(x))
+        return x
+
+    lowered = lower_expression(build, [((3, 5), F32)], NATIVE)
+    assert 3 < sum(kernel.calls for kernel in lowered.kernels) < 20
+    x = random_array(np.random.default_rng(1), (3, 5), F32)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    expected = x.astype("float64")
+    for _ in range(40):
+        expected = expected / (1 + np.exp(-expected))
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_arithmetic_on_constants_is_done_at_once_unless_it_makes_them_larger() -> None:
+    column, row = constant(300, 1), constant(1, 400, seed=1)
+
+    def build(x: relax.Expr) -> relax.Expr:
+        scale = op.divide(column, op.sqrt(op.add(op.multiply(column, column), relax.const(1, F32))))
+        return op.add(op.multiply(x, scale), op.add(column, row))
+
+    lowered = lower_expression(build, [((300, 400), F32)], NATIVE)
+    x = random_array(np.random.default_rng(1), (300, 400), F32)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    c, r = column.value.numpy(), row.value.numpy()
+    np.testing.assert_allclose(output, x * (c / np.sqrt(c * c + 1)) + (c + r), rtol=1e-5, atol=1e-5)
+    (kernel,) = lowered.kernels
+    assert sorted(tuple(int(axis) for axis in kernel.function.params[i].shape) for i in kernel.constants) == [
+        (1, 400),
+        (300, 1),
+        (300, 1),
+    ]
+
+
 def test_a_kernel_whose_extents_only_the_run_decides_has_a_key() -> None:
     rows = tvm.tirx.Var("rows", "int64")
     builder = relax.BlockBuilder()

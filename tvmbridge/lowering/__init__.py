@@ -14,9 +14,11 @@ from tvm import relax
 
 from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering.bounded_fusion import bounded_fusion
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
 from tvmbridge.lowering.legalize import legalize
+from tvmbridge.lowering.normalisations import normalisations
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.lowering.wide_sums import wide_sums
@@ -54,6 +56,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
     pipeline = tvm.transform.Sequential(
         [
             safe_indices,
+            normalisations,
             wide_sums,
             passes.DecomposeOpsForInference(),
             passes.CanonicalizeBindings(),
@@ -62,6 +65,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             fold_constants,
             legalize,
             passes.AnnotateTIROpPattern(),
+            bounded_fusion,
             passes.FuseOps(),
             passes.FuseTIR(),
             passes.DeadCodeElimination(),

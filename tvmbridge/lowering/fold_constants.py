@@ -68,6 +68,8 @@ _NUMPY: dict[str, Callable[..., np.ndarray | None]] = {
     "relax.concat": _concat,
     "relax.zeros": _filled(0),
     "relax.ones": _filled(1),
+    "relax.zeros_like": _plain(np.zeros_like),
+    "relax.ones_like": _plain(np.ones_like),
     "relax.add": _plain(np.add),
     "relax.subtract": _plain(np.subtract),
     "relax.multiply": _plain(np.multiply),
