@@ -68,6 +68,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             bounded_fusion,
             passes.FuseOps(),
             passes.FuseTIR(),
+            passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]
     )

@@ -6,6 +6,7 @@ on operands that are stored as the model has them. Shapes are static wherever a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -167,14 +168,21 @@ def _concat(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | No
     return _given(layouts, op.concat(tensors, _positions(lead, [call.attrs.axis])[0]), lead.order)
 
 
-def _split(layouts: Layouts, call: relax.Call, operands: Operands) -> tuple[Laid, ...] | None:
+def _split(layouts: Layouts, call: relax.Call, operands: Operands) -> tuple[Laid, ...]:
+    """One slice for each part: unlike a split, a slice fuses with what reads it."""
     (x,) = operands
-    if x.order == natural(len(x.order)):
-        return None
-    sections = call.attrs.indices_or_sections
-    at = int(sections) if isinstance(sections, int | tvm.tirx.IntImm) else [int(index) for index in sections]
-    parts = layouts.emit(op.split(layouts.store(x, x.order), at, _positions(x, [call.attrs.axis])[0]))
-    return tuple(_given(layouts, relax.TupleGetItem(parts, i), x.order) for i in range(len(parts.ty.fields)))
+    axis, sections = int(call.attrs.axis) % len(x.order), call.attrs.indices_or_sections
+    extent, stored = x.shape[axis], layouts.store(x, x.order)
+    if isinstance(sections, int | tvm.tirx.IntImm):
+        size = -(-extent // int(sections))
+        cuts = [min(extent, part * size) for part in range(int(sections) + 1)]
+    else:
+        cuts = [0, *(min(extent, int(index)) for index in sections), extent]
+    places = _positions(x, [axis])
+    return tuple(
+        _given(layouts, op.strided_slice(stored, places, [start], [end]), x.order)
+        for start, end in itertools.pairwise(cuts)
+    )
 
 
 def _strided_slice(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
