@@ -18,6 +18,7 @@ from tvmbridge.lowering.bounded_fusion import bounded_fusion
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
 from tvmbridge.lowering.legalize import legalize
+from tvmbridge.lowering.narrow import narrow
 from tvmbridge.lowering.normalisations import normalisations
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
@@ -60,6 +61,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             wide_sums,
             passes.DecomposeOpsForInference(),
             passes.CanonicalizeBindings(),
+            narrow,
             channels_last,
             passes.CanonicalizeBindings(),
             fold_constants,

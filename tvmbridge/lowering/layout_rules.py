@@ -41,22 +41,28 @@ def _rebuilt(call: relax.Call, *operands: relax.Expr) -> relax.Call:
     return relax.Call(call.op, [*operands, *call.args[len(operands) :]], call.attrs, call.ty_args)
 
 
-def _leading(operands: Operands, rank: int) -> Laid | None:
-    """The operand by whose layout the others go: the largest, of such one that is not as the model has it.
+def _leading(layouts: Layouts, operands: Operands, rank: int) -> Laid | None:
+    """The operand by whose layout the others go: of the largest, one that the operator can fuse with, else a moved one.
 
-    One that is stored in another shape comes first: to read it as it is lets the operator fuse with what computes it.
+    Of those one that is stored in another shape comes first, since it fuses only where it is read as it is stored.
     """
     candidates = [x for x in operands if len(x.order) == rank and not isinstance(x.stored, tvm.ir.GenericConst)]
 
-    def strangeness(x: Laid) -> tuple[int, bool, bool]:
-        return math.prod(x.view), x.view != static_shape(x.stored), not x.is_natural
+    def weight(x: Laid) -> tuple[int, bool, bool, bool]:
+        return math.prod(x.view), _fuses(layouts, x.stored), x.view != static_shape(x.stored), not x.is_natural
 
-    return max(candidates, key=strangeness, default=None)
+    return max(candidates, key=weight, default=None)
+
+
+def _fuses(layouts: Layouts, stored: relax.Expr) -> bool:
+    """Whether a tensor is computed by a contraction, or by element-wise operators that fuse with one."""
+    made_by = layouts.builder.lookup_binding(stored) if isinstance(stored, relax.Var) else None
+    return getattr(getattr(made_by, "op", None), "name", "") in (_CONTRACTIONS | ELEMENTWISE)
 
 
 def _elementwise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
     made = known_shape(call)
-    lead = _leading(operands, len(made))
+    lead = _leading(layouts, operands, len(made))
     if lead is None or lead.is_natural:
         return None if all(x.is_natural for x in operands) else _naturally(layouts, call, operands)
     order, view, stored = lead.order, permuted(made, lead.order), known_shape(lead.stored)
@@ -161,7 +167,7 @@ def _group_norm(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid 
 
 
 def _concat(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
-    lead = _leading(operands, len(operands[0].order))
+    lead = _leading(layouts, operands, len(operands[0].order))
     if lead is None or lead.order == natural(len(lead.order)):
         return None
     tensors = [layouts.store(x, lead.order) for x in operands]
@@ -190,7 +196,9 @@ def _strided_slice(layouts: Layouts, call: relax.Call, operands: Operands) -> La
     if x.order == natural(len(x.order)) or not isinstance(call.args[1], relax.Tuple):
         return None
     places = _positions(x, [int(axis) for axis in call.args[1].fields])
-    made = op.strided_slice(layouts.store(x, x.order), places, *call.args[2:], bool(call.attrs.assume_inbound))
+    made = op.strided_slice(
+        layouts.store(x, x.order), places, *call.args[2:], assume_inbound=bool(call.attrs.assume_inbound)
+    )
     return _given(layouts, made, x.order)
 
 
@@ -295,7 +303,7 @@ def _convolution(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid
     return Laid(layouts.emit(made), out_order, permuted(known_shape(call), out_order))
 
 
-_ELEMENTWISE = (
+_ELEMENTWISE_NAMES = (
     *("add", "subtract", "multiply", "divide", "floor_divide", "power", "mod", "floor_mod", "maximum", "minimum"),
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "where", "clip", "astype"),
     *("logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor"),
@@ -304,15 +312,18 @@ _ELEMENTWISE = (
     *("asin", "acos", "atan", "asinh", "acosh", "atanh", "isnan", "isinf", "isfinite"),
     *("nn.relu", "nn.leakyrelu", "nn.gelu", "nn.gelu_tanh", "nn.selu", "nn.silu", "nn.softplus"),
 )
+ELEMENTWISE = frozenset(f"relax.{name}" for name in _ELEMENTWISE_NAMES)
+_CONVOLUTIONS = frozenset(f"relax.nn.conv{rank}d" for rank in (1, 2, 3))
+_CONTRACTIONS = _CONVOLUTIONS | {"relax.matmul", "relax.call_tir"}
 _REDUCTIONS = ("mean", "sum", "max", "min", "prod", "variance", "std", "argmax", "argmin")
 _POOLS = tuple(f"nn.{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg") for rank in (1, 2, 3))
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((f"relax.{name}" for name in _ELEMENTWISE), _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys((f"relax.{name}" for name in _REDUCTIONS), _reduction),
     **dict.fromkeys((f"relax.{name}" for name in _POOLS), _pool),
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), _reshape),
-    **dict.fromkeys(("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"), _convolution),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
     **dict.fromkeys((f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)), transposed_convolution),
     **dict.fromkeys(("relax.nn.layer_norm", "relax.nn.rms_norm"), _normalise),
     "relax.broadcast_to": _broadcast_to,
