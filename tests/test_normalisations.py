@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kernels import run_lowered
+from onnx import helper
 from onnx_models import model, random_weight, value
-from test_channels_last import check, node
+from test_channels_last import NATIVE, check, node
+
+from tvmbridge.frontend import import_onnx
+from tvmbridge.lowering import lower
+from tvmbridge.verify import ReferenceSession
 
 pytestmark = pytest.mark.compiler
 
@@ -82,3 +88,21 @@ def test_a_written_out_norm_is_one_kernel(case: str) -> None:
 @pytest.mark.parametrize("case", OTHERS)
 def test_what_only_looks_like_a_norm_is_left_alone(case: str) -> None:
     assert not any("norm" in name for name in kernels(OTHERS[case]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_batch_norm_that_no_convolution_takes_in_is_a_scale_and_a_shift(dtype: str) -> None:
+    generator = np.random.default_rng(0)
+    weights = {name: generator.normal(size=6).astype(dtype) for name in ("gamma", "beta", "mean")}
+    weights["variance"] = generator.uniform(0.5, 2, 6).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    norm = node("BatchNormalization", "x gamma beta mean variance", "n", epsilon=0.01)
+    inputs, outputs = [value("x", (2, 6, 5, 4), kind)], [value("y", None, kind)]
+    graph = model([norm, node("Relu", "n", "y")], inputs, outputs, weights)
+    x = generator.normal(size=(2, 6, 5, 4)).astype(dtype)
+    imported = import_onnx(graph)
+    lowered = lower(imported, NATIVE)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    tolerance = 1e-5 if dtype == "float32" else 5e-3
+    np.testing.assert_allclose(output, ReferenceSession(graph).run({"x": x})["y"], rtol=tolerance, atol=tolerance)
+    assert [kernel.name for kernel in lowered.kernels] == ["fused_multiply_add_relu"]

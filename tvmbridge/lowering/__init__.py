@@ -14,6 +14,7 @@ from tvm import relax
 
 from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering.batch_norms import batch_norms
 from tvmbridge.lowering.bounded_fusion import bounded_fusion
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
@@ -59,6 +60,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             safe_indices,
             normalisations,
             wide_sums,
+            batch_norms,
             passes.DecomposeOpsForInference(),
             passes.CanonicalizeBindings(),
             narrow,
