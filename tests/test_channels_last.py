@@ -279,6 +279,54 @@ def check(graph: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> LoweredModel:
     return lowered
 
 
+def test_attention_whose_three_matrices_are_one_has_one_kernel_for_each_of_its_steps() -> None:
+    tokens, width, heads = 7, 12, 3
+    nodes = [
+        node("MatMul", "x w", "product"),
+        node("Add", "product b", "all"),
+        node("Split", "all", "q k v", axis=-1),
+        *(node("Reshape", f"{part} heads", f"{part}_split") for part in "qkv"),
+        *(node("Transpose", f"{part}_split", f"{part}_heads", perm=[0, 2, 1, 3]) for part in "qv"),
+        node("Transpose", "k_split", "k_heads", perm=[0, 2, 3, 1]),
+        node("MatMul", "q_heads k_heads", "scores"),
+        node("Mul", "scores scale", "scaled"),
+        node("Add", "scaled mask", "masked"),
+        node("Softmax", "masked", "weights", axis=-1),
+        node("MatMul", "weights v_heads", "mixed"),
+        node("Transpose", "mixed", "mixed_heads", perm=[0, 2, 1, 3]),
+        node("Reshape", "mixed_heads rows", "joined"),
+        node("MatMul", "joined o", "projected"),
+        node("Reshape", "projected back", "projected_back"),
+        node("Add", "projected_back c", "biased"),
+        node("Add", "biased x", "y"),
+    ]
+    weights = {
+        "w": random_weight((width, 3 * width), 1),
+        "b": random_weight((3 * width,), 2),
+        "o": random_weight((width, width), 3),
+        "c": random_weight((width,), 4),
+        "scale": np.array(0.5, "f4"),
+        "heads": np.array([2, tokens, heads, width // heads]),
+        "rows": np.array([2 * tokens, width]),
+        "back": np.array([2, tokens, width]),
+    }
+    inputs = [value("x", (2, tokens, width)), value("mask", (2, 1, 1, tokens))]
+    generator = np.random.default_rng(0)
+    feeds = {"x": generator.standard_normal((2, tokens, width)), "mask": generator.standard_normal((2, 1, 1, tokens))}
+    graph = model(nodes, inputs, [value("y", None)], weights)
+    lowered = check(graph, {name: array.astype("f4") for name, array in feeds.items()})
+    contractions = [kernel.name for kernel in lowered.kernels if "matmul" in kernel.name]
+    assert [name.count("add") for name in contractions] == [1, 1, 0, 2]
+    assert moves(lowered) == 4
+    assert sum(kernel.calls for kernel in lowered.kernels) == len(contractions) + moves(lowered) + 1
+
+
+def test_zeros_around_an_image_are_the_convolutions_own() -> None:
+    nodes = [node("Pad", "x pads", "a"), conv("a", "w", "b"), node("Pad", "b pads", "c"), conv("c", "v", "y")]
+    lowered = check(network(nodes), {"x": np.random.default_rng(0).standard_normal(IMAGE).astype("f4")})
+    assert not [kernel.name for kernel in lowered.kernels if "pad" in kernel.name]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_moves_between_the_operators(name: str) -> None:
     nodes, left = NETWORKS[name]

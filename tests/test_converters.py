@@ -88,6 +88,22 @@ def test_elementwise_operators_agree_on_odd_values_too(case: str) -> None:
     assert not has_opaque_kernel(graph)
 
 
+@pytest.mark.parametrize("activation", ["Relu", "Clip", "LeakyRelu", "HardSwish", "Elu"])
+def test_a_nan_comes_through_what_is_fused_behind_a_convolution(activation: str) -> None:
+    bounds = ["low", "high"] if activation == "Clip" else []
+    weights = {"w": random_weight((16, 3, 3, 3)), "low": scalar(0), "high": scalar(6)}
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+        onnx.helper.make_node(activation, ["c", *bounds], ["y"]),
+    ]
+    used = {name: array for name, array in weights.items() if name in ("w", *bounds)}
+    graph = model(nodes, [value("x", (1, 3, 9, 8))], [value("y", None)], used)
+    x = np.random.default_rng(0).normal(size=(1, 3, 9, 8)).astype("f4")
+    x[0, 1, 4, 3] = np.nan
+    assert np.isnan(ReferenceSession(graph).run({"x": x})["y"]).sum() == 9 * 16
+    assert_same(graph, {"x": x})
+
+
 def test_bounds_that_only_the_run_decides_are_taken() -> None:
     node = onnx.helper.make_node("Clip", ["x", "low", "high"], ["y"])
     graph = model([node], [value("x", (3, 5)), value("low", ()), value("high", ())], [value("y", None)])

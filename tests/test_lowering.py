@@ -158,6 +158,89 @@ def test_movement_of_constants_is_done_at_once() -> None:
     np.testing.assert_array_equal(output, x + np.tile(moved.reshape(-1), 2))
 
 
+def test_what_is_added_to_a_product_fuses_with_it_however_it_was_moved() -> None:
+    def build(x: relax.Expr) -> relax.Expr:
+        first = op.matmul(x, constant(24, 24))
+        moved = op.reshape(op.permute_dims(op.reshape(first, (5, 4, 6)), [0, 2, 1]), (5, 24))
+        return op.add(op.matmul(op.nn.relu(first), constant(24, 24, seed=1)), moved)
+
+    names = [kernel.name for kernel in lower_expression(build, [((5, 24), F32)], NATIVE).kernels]
+    assert [name for name in names if "add" in name and name.startswith("fused_matmul")]
+
+
+def test_only_the_rows_that_are_read_are_computed() -> None:
+    scale, shift = constant(24, seed=8), constant(24, seed=9)
+
+    def layer(x: relax.Expr, seed: int) -> relax.Expr:
+        normed = op.nn.layer_norm(x, scale, shift, -1)
+        hidden = op.nn.gelu(op.add(op.matmul(normed, constant(24, 48, seed=seed)), constant(48, seed=seed)))
+        return op.add(op.matmul(hidden, constant(48, 24, seed=seed + 1)), x)
+
+    def network(x: relax.Expr, choose: bool) -> relax.Expr:
+        mixed = op.matmul(op.nn.softmax(op.matmul(x, op.permute_dims(x, [0, 2, 1]))), x)
+        tokens = op.nn.layer_norm(layer(layer(mixed, 1), 3), scale, shift, -1)
+        chosen = op.take(tokens, relax.const(3, "int64"), axis=1) if choose else tokens
+        return op.nn.softmax(chosen, -1)
+
+    x = random_array(np.random.default_rng(1), (2, 7, 24), F32)
+    (whole,) = run_lowered(lower_expression(lambda x: network(x, False), [((2, 7, 24), F32)], NATIVE), NATIVE, [x])
+    lowered = lower_expression(lambda x: network(x, True), [((2, 7, 24), F32)], NATIVE)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    np.testing.assert_allclose(output, whole[:, 3], rtol=1e-5, atol=1e-6)
+    rows = [int(kernel.function.params[-1].shape[1]) for kernel in lowered.kernels if "layer_norm" in kernel.name]
+    assert rows and set(rows) == {1}
+
+
+def test_what_is_read_in_two_parts_is_computed_once() -> None:
+    def build(x: relax.Expr) -> relax.Expr:
+        y = op.nn.relu(op.matmul(x, constant(24, 24)))
+        parts = [op.strided_slice(y, [0], [start], [start + 2]) for start in (0, 3)]
+        return op.add(parts[0], parts[1])
+
+    lowered = lower_expression(build, [((5, 24), F32)], NATIVE)
+    assert [kernel.calls for kernel in lowered.kernels if "matmul" in kernel.name] == [1]
+    x = random_array(np.random.default_rng(1), (5, 24), F32)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    y = np.maximum(x @ constant(24, 24).value.numpy(), 0)
+    np.testing.assert_allclose(output, y[:2] + y[3:], rtol=1e-5, atol=1e-6)
+
+
+def test_a_chain_that_would_explode_when_fused_is_cut() -> None:
+    def build(x: relax.Expr) -> relax.Expr:
+        for _ in range(40):
+            x = op.multiply(x, op.sigmoid(x))
+        return x
+
+    lowered = lower_expression(build, [((3, 5), F32)], NATIVE)
+    assert 3 < sum(kernel.calls for kernel in lowered.kernels) < 20
+    x = random_array(np.random.default_rng(1), (3, 5), F32)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    expected = x.astype("float64")
+    for _ in range(40):
+        expected = expected / (1 + np.exp(-expected))
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_arithmetic_on_constants_is_done_at_once_unless_it_makes_them_larger() -> None:
+    column, row = constant(300, 1), constant(1, 400, seed=1)
+
+    def build(x: relax.Expr) -> relax.Expr:
+        scale = op.divide(column, op.sqrt(op.add(op.multiply(column, column), relax.const(1, F32))))
+        return op.add(op.multiply(x, scale), op.add(column, row))
+
+    lowered = lower_expression(build, [((300, 400), F32)], NATIVE)
+    x = random_array(np.random.default_rng(1), (300, 400), F32)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    c, r = column.value.numpy(), row.value.numpy()
+    np.testing.assert_allclose(output, x * (c / np.sqrt(c * c + 1)) + (c + r), rtol=1e-5, atol=1e-5)
+    (kernel,) = lowered.kernels
+    assert sorted(tuple(int(axis) for axis in kernel.function.params[i].shape) for i in kernel.constants) == [
+        (1, 400),
+        (300, 1),
+        (300, 1),
+    ]
+
+
 def test_a_kernel_whose_extents_only_the_run_decides_has_a_key() -> None:
     rows = tvm.tirx.Var("rows", "int64")
     builder = relax.BlockBuilder()

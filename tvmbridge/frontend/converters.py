@@ -169,10 +169,18 @@ def _gather(bb: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) ->
     return relax.op.take(data, indices, attributes.get("axis", 0), mode="fast")
 
 
+def _instance_norm(_: relax.BlockBuilder, inputs: _Inputs, attributes: _Attributes) -> relax.Expr:
+    """A group norm of as many groups as there are channels."""
+    x, scale, shift = inputs
+    axes = list(range(2, x.ty.ndim))
+    return relax.op.nn.group_norm(x, scale, shift, int(x.ty.shape[1]), 1, axes, attributes.get("epsilon", 1e-5))
+
+
 _CONVERTERS: dict[str, Converter] = {
     "Clip": _clip,
     "Elu": _elu,
     "Gather": _gather,
+    "InstanceNormalization": _instance_norm,
     "Max": _chain(relax.op.maximum),
     "Mean": _mean,
     "Min": _chain(relax.op.minimum),

@@ -14,9 +14,13 @@ from tvm import relax
 
 from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
+from tvmbridge.lowering.batch_norms import batch_norms
+from tvmbridge.lowering.bounded_fusion import bounded_fusion
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
 from tvmbridge.lowering.legalize import legalize
+from tvmbridge.lowering.narrow import narrow
+from tvmbridge.lowering.normalisations import normalisations
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.lowering.wide_sums import wide_sums
@@ -54,14 +58,18 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
     pipeline = tvm.transform.Sequential(
         [
             safe_indices,
+            normalisations,
             wide_sums,
+            batch_norms,
             passes.DecomposeOpsForInference(),
             passes.CanonicalizeBindings(),
+            narrow,
             channels_last,
             passes.CanonicalizeBindings(),
             fold_constants,
             legalize,
             passes.AnnotateTIROpPattern(),
+            bounded_fusion,
             passes.FuseOps(),
             passes.FuseTIR(),
             passes.RewriteDataflowReshape(),

@@ -6,6 +6,7 @@ on operands that are stored as the model has them. Shapes are static wherever a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from tvmbridge.lowering.layouts import (
     permuted,
     reshaped,
     seen_through,
+    static_shape,
 )
 from tvmbridge.lowering.transposed_conv import transposed_convolution
 
@@ -39,15 +41,28 @@ def _rebuilt(call: relax.Call, *operands: relax.Expr) -> relax.Call:
     return relax.Call(call.op, [*operands, *call.args[len(operands) :]], call.attrs, call.ty_args)
 
 
-def _leading(operands: Operands, rank: int) -> Laid | None:
-    """The operand by whose layout the others go: the largest, of such the first that is not as the model has it."""
+def _leading(layouts: Layouts, operands: Operands, rank: int) -> Laid | None:
+    """The operand by whose layout the others go: of the largest, one that the operator can fuse with, else a moved one.
+
+    Of those one that is stored in another shape comes first, since it fuses only where it is read as it is stored.
+    """
     candidates = [x for x in operands if len(x.order) == rank and not isinstance(x.stored, tvm.ir.GenericConst)]
-    return max(candidates, key=lambda x: (math.prod(x.view), not x.is_natural), default=None)
+
+    def weight(x: Laid) -> tuple[int, bool, bool, bool]:
+        return math.prod(x.view), _fuses(layouts, x.stored), x.view != static_shape(x.stored), not x.is_natural
+
+    return max(candidates, key=weight, default=None)
+
+
+def _fuses(layouts: Layouts, stored: relax.Expr) -> bool:
+    """Whether a tensor is computed by a contraction, or by element-wise operators that fuse with one."""
+    made_by = layouts.builder.lookup_binding(stored) if isinstance(stored, relax.Var) else None
+    return getattr(getattr(made_by, "op", None), "name", "") in (_CONTRACTIONS | ELEMENTWISE)
 
 
 def _elementwise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
     made = known_shape(call)
-    lead = _leading(operands, len(made))
+    lead = _leading(layouts, operands, len(made))
     if lead is None or lead.is_natural:
         return None if all(x.is_natural for x in operands) else _naturally(layouts, call, operands)
     order, view, stored = lead.order, permuted(made, lead.order), known_shape(lead.stored)
@@ -135,22 +150,45 @@ def _normalise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid |
     return Laid(layouts.emit(build(*tensors, axis, float(call.attrs.epsilon))), x.order, x.view)
 
 
+def _group_norm(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
+    x, *weights = operands
+    if x.is_natural:
+        return None
+    (channel,) = _positions(x, [call.attrs.channel_axis])
+    made = op.nn.group_norm(
+        layouts.store(x, x.order),
+        *(layouts.natural(weight) for weight in weights),
+        int(call.attrs.num_groups),
+        channel,
+        sorted(_positions(x, call.attrs.axes)),
+        float(call.attrs.epsilon),
+    )
+    return _given(layouts, made, x.order)
+
+
 def _concat(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
-    lead = _leading(operands, len(operands[0].order))
+    lead = _leading(layouts, operands, len(operands[0].order))
     if lead is None or lead.order == natural(len(lead.order)):
         return None
     tensors = [layouts.store(x, lead.order) for x in operands]
     return _given(layouts, op.concat(tensors, _positions(lead, [call.attrs.axis])[0]), lead.order)
 
 
-def _split(layouts: Layouts, call: relax.Call, operands: Operands) -> tuple[Laid, ...] | None:
+def _split(layouts: Layouts, call: relax.Call, operands: Operands) -> tuple[Laid, ...]:
+    """One slice for each part: unlike a split, a slice fuses with what reads it."""
     (x,) = operands
-    if x.order == natural(len(x.order)):
-        return None
-    sections = call.attrs.indices_or_sections
-    at = int(sections) if isinstance(sections, int | tvm.tirx.IntImm) else [int(index) for index in sections]
-    parts = layouts.emit(op.split(layouts.store(x, x.order), at, _positions(x, [call.attrs.axis])[0]))
-    return tuple(_given(layouts, relax.TupleGetItem(parts, i), x.order) for i in range(len(parts.ty.fields)))
+    axis, sections = int(call.attrs.axis) % len(x.order), call.attrs.indices_or_sections
+    extent, stored = x.shape[axis], layouts.store(x, x.order)
+    if isinstance(sections, int | tvm.tirx.IntImm):
+        size = -(-extent // int(sections))
+        cuts = [min(extent, part * size) for part in range(int(sections) + 1)]
+    else:
+        cuts = [0, *(min(extent, int(index)) for index in sections), extent]
+    places = _positions(x, [axis])
+    return tuple(
+        _given(layouts, op.strided_slice(stored, places, [start], [end]), x.order)
+        for start, end in itertools.pairwise(cuts)
+    )
 
 
 def _strided_slice(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid | None:
@@ -158,7 +196,9 @@ def _strided_slice(layouts: Layouts, call: relax.Call, operands: Operands) -> La
     if x.order == natural(len(x.order)) or not isinstance(call.args[1], relax.Tuple):
         return None
     places = _positions(x, [int(axis) for axis in call.args[1].fields])
-    made = op.strided_slice(layouts.store(x, x.order), places, *call.args[2:], bool(call.attrs.assume_inbound))
+    made = op.strided_slice(
+        layouts.store(x, x.order), places, *call.args[2:], assume_inbound=bool(call.attrs.assume_inbound)
+    )
     return _given(layouts, made, x.order)
 
 
@@ -263,7 +303,7 @@ def _convolution(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid
     return Laid(layouts.emit(made), out_order, permuted(known_shape(call), out_order))
 
 
-_ELEMENTWISE = (
+_ELEMENTWISE_NAMES = (
     *("add", "subtract", "multiply", "divide", "floor_divide", "power", "mod", "floor_mod", "maximum", "minimum"),
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "where", "clip", "astype"),
     *("logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and", "bitwise_or", "bitwise_xor"),
@@ -272,21 +312,25 @@ _ELEMENTWISE = (
     *("asin", "acos", "atan", "asinh", "acosh", "atanh", "isnan", "isinf", "isfinite"),
     *("nn.relu", "nn.leakyrelu", "nn.gelu", "nn.gelu_tanh", "nn.selu", "nn.silu", "nn.softplus"),
 )
+ELEMENTWISE = frozenset(f"relax.{name}" for name in _ELEMENTWISE_NAMES)
+_CONVOLUTIONS = frozenset(f"relax.nn.conv{rank}d" for rank in (1, 2, 3))
+_CONTRACTIONS = _CONVOLUTIONS | {"relax.matmul", "relax.call_tir"}
 _REDUCTIONS = ("mean", "sum", "max", "min", "prod", "variance", "std", "argmax", "argmin")
 _POOLS = tuple(f"nn.{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg") for rank in (1, 2, 3))
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((f"relax.{name}" for name in _ELEMENTWISE), _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys((f"relax.{name}" for name in _REDUCTIONS), _reduction),
     **dict.fromkeys((f"relax.{name}" for name in _POOLS), _pool),
     **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"), _reshape),
-    **dict.fromkeys(("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"), _convolution),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
     **dict.fromkeys((f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)), transposed_convolution),
     **dict.fromkeys(("relax.nn.layer_norm", "relax.nn.rms_norm"), _normalise),
     "relax.broadcast_to": _broadcast_to,
     "relax.concat": _concat,
     "relax.flip": _along(lambda _, x, axis: op.flip(x, axis)),
     "relax.image.resize2d": _resize2d,
+    "relax.nn.group_norm": _group_norm,
     "relax.nn.log_softmax": _along(lambda _, x, axis: op.nn.log_softmax(x, axis)),
     "relax.nn.pad": _pad,
     "relax.nn.softmax": _along(lambda _, x, axis: op.nn.softmax(x, axis)),

@@ -92,7 +92,7 @@ def reshaped(laid: Laid, shape: Shape) -> tuple[Order, Laid] | None:
     places = [axis for axis in laid.order if laid.shape[axis] != 1]
     groups.sort(key=lambda group: max(places.index(axis) for axis in group[0]))
     wanted = [axis for taken, _ in groups for axis in taken]
-    order = laid.order if wanted == places else (*wanted, *(a for a in laid.order if laid.shape[a] == 1))
+    order = laid.order if wanted == places else (*(a for a in laid.order if laid.shape[a] == 1), *wanted)
     new_order = [axis for _, given in groups for axis in given]
     for axis, extent in enumerate(shape):
         if extent == 1:  # moves nothing wherever it is: behind the axis that the model has before it

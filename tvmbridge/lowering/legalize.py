@@ -1,10 +1,11 @@
-"""Operators → TIR, where TVM's own definition would make a number of a NaN.
+"""Operators → TIR: TVM's LegalizeOps, with definitions of our own where TVM's would make a number of a NaN.
 
 TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. LLVM's code for max(a, b)
 is "a > b, then a, else b", one vector instruction, which gives a NaN in b: so what may be NaN comes second. CUDA's fmax
 prefers the number wherever it stands: there it is a choice. Each value is read as rarely as can be, since what is
 fused is written into every place that reads it, and choices within choices take exponential time to simplify.
-Before: any Relax functions. After: no relu, leakyrelu, clip, maximum or minimum; TVM's LegalizeOps does the rest.
+A reshape is seldom a kernel: the virtual machine gives its operand another shape, at no cost.
+Before: any Relax functions. After: kernels and reshapes.
 """
 
 from __future__ import annotations
@@ -102,9 +103,19 @@ def _extreme(choose: Callable[[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr], tvm.tirx.P
     return legalize
 
 
+def _reshape(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """A kernel only behind a slice, which it then fuses with: what reads the parts of a tensor reads them there."""
+    made_by = bb.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else None
+    kernel = made_by.args[0] if isinstance(made_by, relax.Call) and made_by.args else None
+    if isinstance(kernel, tvm.ir.GlobalVar) and kernel.name_hint.startswith("strided_slice"):
+        return bb.call_te(topi.reshape, call.args[0], call.args[1].values, primfunc_name_hint="reshape")
+    return call
+
+
 _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.nn.relu": _relu,
     "relax.nn.leakyrelu": _leaky_relu,
+    "relax.reshape": _reshape,
     "relax.clip": _clip,
     "relax.maximum": _extreme(_at_least, "maximum"),
     "relax.minimum": _extreme(_at_most, "minimum"),
@@ -113,5 +124,5 @@ _LEGALIZATIONS: dict[str, LegalizeFunc] = {
 
 @tvm.transform.module_pass(opt_level=0, name="Legalize")
 def legalize(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Give every operator a kernel."""
+    """Give every operator a kernel, but reshapes that fuse with nothing."""
     return relax.transform.LegalizeOps(_LEGALIZATIONS)(module)
