@@ -1,7 +1,8 @@
-# demo and test set up all they need themselves: a virtual environment in .venv, and a linker for aarch64.
+# demo, test and bench set up all they need themselves: a virtual environment in .venv, and a linker for aarch64.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+BENCH_READY := .venv/bench-ready
 
 .PHONY: demo test test-quick test-compiler test-slow check bench clean
 
@@ -24,14 +25,18 @@ check: $(READY)         ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy tvmbridge
 
-bench: $(READY)         ## untuned builds beside TVM's default and ONNX Runtime, all networks, one thread
-	$(BIN)/python benchmarks/untuned.py
+bench: $(BENCH_READY)   ## untuned builds beside ONNX Runtime and OpenVINO, all networks; table, JSON and chart
+	$(BIN)/python benchmarks/peers.py --json build/bench/peers.json --chart build/bench/peers.png
 
 $(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	sh scripts/install_aarch64_linker.sh $(BIN)/python
 	touch $(READY)
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $(BENCH_READY)
 
 clean:                  ## remove what make has made
 	rm -rf .venv build demo-out *.egg-info

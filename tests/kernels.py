@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+from hypothesis import strategies as st
 from tvm import relax
 
 from tvmbridge.codegen.assemble import assemble
@@ -18,6 +19,7 @@ from tvmbridge.frontend import ImportedModel
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel, LoweredModel, lower
 from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import Target, parse_preset, why_not_local
@@ -86,7 +88,8 @@ def run_lowered(
     """Assemble, compile and run a lowered model; its outputs. choose: the config of each kernel, else the guess."""
     plans = [plan(k, target, *choose(k)) if choose else plan_kernel(k, target, None) for k in lowered.kernels]
     module, weights = assemble(lowered, plans)
-    machine = relax.VirtualMachine(tvm.compile(module, target=tvm_target(target)), tvm.cpu())
+    described = tvm_target(target)
+    machine = relax.VirtualMachine(tvm.compile(vector_math(module, described), target=described), tvm.cpu())
     fed = [tvm.runtime.tensor(array) for array in arrays]
     outputs = machine["main"](*fed, *([[tvm.runtime.tensor(weight) for weight in weights]] if weights else []))
     return [output.numpy() for output in ([outputs] if hasattr(outputs, "numpy") else outputs)]
@@ -95,7 +98,8 @@ def run_lowered(
 def compile_function(function: tvm.tirx.PrimFunc, target: Target) -> tvm.runtime.Module:
     """Machine code of one scheduled function; its entry is called main."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=tvm_target(target)).mod
+    described = tvm_target(target)
+    return tvm.compile(vector_math(module, described), target=described).mod
 
 
 def run_function(function: tvm.tirx.PrimFunc, target: Target, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -107,6 +111,23 @@ def run_function(function: tvm.tirx.PrimFunc, target: Target, arrays: Sequence[n
     tensors = [tvm.runtime.tensor(array) for array in [*arrays, *outputs]]
     compile_function(function, target)["main"](*tensors)
     return [tensor.numpy() for tensor in tensors[len(arrays) :]]
+
+
+def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
+    """Compare in float64; the tolerance is of the largest reference, or of 1."""
+    assert ours.shape == reference.shape
+    scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
+    np.testing.assert_allclose(ours.astype("float64"), reference.astype("float64"), rtol=0, atol=tolerance * scale)
+
+
+def drawn_choice(data: st.DataObject, target: Target) -> Choose:
+    """For each kernel any fitting template with any config that it lists."""
+
+    def choose(kernel: Kernel) -> tuple[Template, Config]:
+        template = data.draw(st.sampled_from(fitting_templates(kernel, target)))
+        return template, data.draw(st.sampled_from(template.configs(kernel, target)))
+
+    return choose
 
 
 def start_python(program: str, **options: object) -> subprocess.Popen[str]:

@@ -37,8 +37,9 @@ ALLOWED = {
     "tuning": FORMATS | {"frontend", "lowering", "schedules"},
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
-    "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline"},
+    "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
+    "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
+    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import tvm
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kernels import (
     Build,
     Input,
+    assert_close,
     compile_function,
     guess,
     lower_expression,
@@ -29,7 +26,7 @@ from tvm import relax, te
 from tvmbridge.codegen.plan import plan_kernel
 from tvmbridge.errors import CompileError
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Packing, Template, fitting_templates
+from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target, parse_preset
 
 pytestmark = pytest.mark.compiler
@@ -38,8 +35,6 @@ op = relax.op
 F32 = "float32"
 RUNNABLE = runnable_targets()
 ARM = parse_preset("arm:cortex-a72")
-SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 13, 16, 17, 24, 31, 32, 48, 64])
-TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "float16": 2e-2}
 
 
 def constant(*shape: int, dtype: str = F32, seed: int = 0) -> relax.Expr:
@@ -48,117 +43,6 @@ def constant(*shape: int, dtype: str = F32, seed: int = 0) -> relax.Expr:
 
 def value(expr: relax.Expr) -> np.ndarray:
     return expr.value.numpy().astype("float64")
-
-
-def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
-    assert ours.shape == reference.shape
-    scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
-    np.testing.assert_allclose(ours.astype("float64"), reference.astype("float64"), rtol=0, atol=tolerance * scale)
-
-
-def drawn_choice(data: st.DataObject, target: Target) -> Callable[[Kernel], tuple[Template, Config]]:
-    """For each kernel any fitting template with any config that it lists."""
-
-    def choose(kernel: Kernel) -> tuple[Template, Config]:
-        template = data.draw(st.sampled_from(fitting_templates(kernel, target)))
-        return template, data.draw(st.sampled_from(template.configs(kernel, target)))
-
-    return choose
-
-
-TAILS: dict[str, tuple[Callable, Callable]] = {
-    "nothing": (lambda y: y, lambda y: y),
-    "relu": (lambda y: op.nn.relu(y), lambda y: np.maximum(y, 0)),
-    "silu": (lambda y: op.multiply(y, op.sigmoid(y)), lambda y: y / (1 + np.exp(-y))),
-    "diamond": (
-        lambda y: op.add(op.exp(op.negative(op.abs(y))), op.nn.relu(y)),
-        lambda y: np.exp(-np.abs(y)) + np.maximum(y, 0),
-    ),
-    "cast": (lambda y: op.astype(y, "float64"), lambda y: y),
-}
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_a_matmul_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
-    target = data.draw(st.sampled_from(RUNNABLE))
-    dtype = data.draw(st.sampled_from([F32, F32, F32, "float64", "float16"]))
-    rows, depth, columns = data.draw(SIZES), data.draw(SIZES), data.draw(SIZES)
-    batch = data.draw(st.sampled_from([(), (), (3,), (2, 5)]))
-    rhs_batch = data.draw(st.sampled_from([(), batch, (1,) * len(batch)]))
-    weights_are_constant = data.draw(st.booleans())
-    tail, tail_reference = TAILS[data.draw(st.sampled_from(sorted(TAILS)))]
-    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    left = random_array(generator, (*batch, rows, depth), dtype)
-    right = random_array(generator, (*rhs_batch, depth, columns), dtype)
-    bias = random_array(generator, (columns,), dtype)
-
-    def build(x: relax.Expr, w: relax.Expr | None = None) -> relax.Expr:
-        w = relax.const(right, dtype) if w is None else w
-        return tail(op.add(op.matmul(x, w), relax.const(bias, dtype)))
-
-    inputs, arrays = [(left.shape, dtype)], [left]
-    if not weights_are_constant:
-        inputs.append((right.shape, dtype))
-        arrays.append(right)
-    lowered = lower_expression(build, inputs, target)
-    (output,) = run_lowered(lowered, target, arrays, drawn_choice(data, target))
-    product = left.astype("float64") @ right.astype("float64") + bias.astype("float64")
-    assert_close(output, tail_reference(product), TOLERANCE[dtype] * math.sqrt(depth))
-
-
-def conv2d_reference(
-    x: np.ndarray, w: np.ndarray, strides: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
-) -> np.ndarray:
-    top, left, bottom, right = padding
-    x = np.pad(x.astype("float64"), ((0, 0), (0, 0), (top, bottom), (left, right)))
-    out_channels, per_group, window_y, window_x = w.shape
-    y_size = (x.shape[2] - dilation[0] * (window_y - 1) - 1) // strides[0] + 1
-    x_size = (x.shape[3] - dilation[1] * (window_x - 1) - 1) // strides[1] + 1
-    result = np.zeros((x.shape[0], out_channels, y_size, x_size))
-    for channel in range(out_channels):
-        group = channel // (out_channels // groups)
-        for dy in range(window_y):
-            for dx in range(window_x):
-                y0, x0 = dy * dilation[0], dx * dilation[1]
-                part = x[:, group * per_group : (group + 1) * per_group, y0:, x0:]
-                part = part[
-                    :, :, : (y_size - 1) * strides[0] + 1 : strides[0], : (x_size - 1) * strides[1] + 1 : strides[1]
-                ]
-                result[:, channel] += np.einsum("ncyx,c->nyx", part, w[channel, :, dy, dx].astype("float64"))
-    return result
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_a_conv2d_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
-    target = data.draw(st.sampled_from(RUNNABLE))
-    batch = data.draw(st.sampled_from([1, 1, 2, 3]))
-    height, width = (data.draw(st.sampled_from([1, 2, 3, 5, 7, 8, 13, 14])) for _ in range(2))
-    groups = data.draw(st.sampled_from([1, 1, 1, 2, 3]))
-    in_channels, out_channels = groups * data.draw(st.sampled_from([1, 3, 8])), groups * data.draw(SIZES)
-    window = [data.draw(st.sampled_from([1, 1, 2, 3])) for _ in range(2)]
-    dilation = [data.draw(st.sampled_from([1, 1, 2])) for _ in range(2)]
-    strides = [data.draw(st.sampled_from([1, 1, 2, 3])) for _ in range(2)]
-    reach = [dilation[i] * (window[i] - 1) + 1 for i in range(2)]
-    padding = [data.draw(st.sampled_from([0, 0, 1, 2])) for _ in range(4)]
-    padding[0] += max(0, reach[0] - height - padding[0] - padding[2])
-    padding[1] += max(0, reach[1] - width - padding[1] - padding[3])
-    tail, tail_reference = TAILS[data.draw(st.sampled_from(sorted(TAILS)))]
-    weights_are_constant = data.draw(st.booleans())
-    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    x = random_array(generator, (batch, in_channels, height, width), F32)
-    w = random_array(generator, (out_channels, in_channels // groups, *window), F32)
-
-    def build(x: relax.Expr, weights: relax.Expr | None = None) -> relax.Expr:
-        weights = relax.const(w, F32) if weights is None else weights
-        return tail(op.nn.conv2d(x, weights, strides, padding, dilation, groups))
-
-    arrays = [x] if weights_are_constant else [x, w]
-    lowered = lower_expression(build, [(array.shape, F32) for array in arrays], target)
-    (output,) = run_lowered(lowered, target, arrays, drawn_choice(data, target))
-    reference = tail_reference(conv2d_reference(x, w, strides, padding, dilation, groups))
-    assert_close(output, reference, TOLERANCE[F32] * math.sqrt(w[0].size))
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -470,61 +354,6 @@ def test_extents_that_only_the_run_decides_are_scheduled_and_right() -> None:
     result = tvm.runtime.tensor(np.zeros(11, F32))
     compile_function(function, target)["main"](tvm.runtime.tensor(array), result)
     assert_close(result.numpy(), array.sum(1, dtype="float64") * 2, 1e-4)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
-def test_packing_puts_each_tile_of_columns_first(leading: list[int], tile: int, tiles: int, parameter: int) -> None:
-    weight = np.arange(math.prod(leading) * tile * tiles).reshape(*leading, tiles * tile)
-    packed = Packing(parameter, tile).pack(weight)
-    assert packed.flags.c_contiguous
-    for column in range(tiles * tile):
-        np.testing.assert_array_equal(packed[column // tile, ..., column % tile], weight[..., column])
-
-
-def test_a_copy_before_a_pointwise_convolution_is_gone() -> None:
-    lowered = lower_expression(lambda x: op.nn.conv2d(x, constant(32, 8, 1, 1)), [((1, 8, 7, 7), F32)], RUNNABLE[0])
-    (kernel,) = (k for k in lowered.kernels if k.key.startswith("conv2d"))
-    template, config = guess(kernel, RUNNABLE[0])
-    assert template.name == "contraction"
-    assert "pad_temp" in kernel.function.script()
-    assert "pad_temp" not in template.schedule(kernel, RUNNABLE[0], config).function.script()
-
-
-@pytest.mark.parametrize("size", [56, 28, 14, 7, 13, 16])
-def test_every_config_of_a_pointwise_convolution_can_be_scheduled(size: int) -> None:
-    target = RUNNABLE[0]
-    weight = constant(32, 16, 1, 1)
-    lowered = lower_expression(lambda x: op.nn.conv2d(x, weight), [((1, 16, size, size), F32)], target)
-    (kernel,) = (kernel for kernel in lowered.kernels if "conv2d" in kernel.name)
-    template = fitting_templates(kernel, target)[0]
-    configs = [c for c in template.configs(kernel, target) if c["unroll"] == 2 and c["packed"]]
-    assert template.name == "contraction" and len(configs) > 4
-    for config in configs:
-        assert template.schedule(kernel, target, config).packings
-
-
-@pytest.mark.parametrize(
-    ("preset", "vector", "scalar"),
-    [
-        ("arm:cortex-a72", r"\tfmla\tv\d+\.4s", r"\t(fmadd|fmul|fadd)\ts\d"),
-        ("x86:x86-64-v3", r"\tvfmadd\d+ps\t.*%ymm", r"\tv(fmadd\d+|mul|add)ss\t"),
-        ("x86:x86-64-v4", r"\tvfmadd\d+ps\t.*%zmm", r"\tv(fmadd\d+|mul|add)ss\t"),
-    ],
-)
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_inner_loop_is_vector_multiply_adds_only(preset: str, vector: str, scalar: str, packed: bool) -> None:
-    target = parse_preset(preset)
-    lowered = lower_expression(lambda x: op.matmul(x, constant(128, 96)), [((24, 128), F32)], target)
-    (kernel,) = lowered.kernels
-    template, config = guess(kernel, target)
-    config = {**config, "packed": packed}
-    assembly = compile_function(template.schedule(kernel, target, config).function, target).inspect_source("asm")
-    lanes = target.vector_bits // 32
-    expected = int(config["mr"]) * int(config["nr"]) // lanes * int(config["unroll"])
-    innermost = max(re.split(r"^\.L\w+:", assembly, flags=re.MULTILINE), key=lambda part: len(re.findall(vector, part)))
-    assert len(re.findall(vector, innermost)) == expected
-    assert re.findall(scalar, assembly) == []
 
 
 def test_a_kernel_that_no_template_takes_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

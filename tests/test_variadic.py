@@ -10,8 +10,6 @@ from onnx import TensorProto, helper
 from onnx_models import FLOAT, INT64, model, random_weight, value
 
 from tvmbridge.frontend import import_onnx
-from tvmbridge.frontend.infer import infer_shapes
-from tvmbridge.frontend.variadic import rewrite_variadic
 from tvmbridge.lowering import lower
 from tvmbridge.targets import parse_preset
 from tvmbridge.verify import ReferenceSession, random_inputs
@@ -86,22 +84,3 @@ def test_a_quantisation_written_out_in_its_operators_is_taken():
     graph = model(list(body.node), [value("x", (3, 7))], outputs)
     imported = import_onnx(graph)
     assert_computes_the_same(graph, random_inputs(None, imported.signature, seed=1))
-
-
-def test_the_rewriting_leaves_neither_the_operators_nor_a_name_twice():
-    body = helper.make_graph([helper.make_node("Max", ["x", "z", "x"], ["t"])], "then", [], [value("t", (2,))])
-    other = helper.make_graph([helper.make_node("Mean", ["x", "z"], ["e"])], "else", [], [value("e", (2,))])
-    nodes = [
-        helper.make_node("Identity", ["x"], ["y/sum1"]),
-        helper.make_node("Sum", ["x", "y/sum1", "z"], ["y"], name="the_sum"),
-        helper.make_node("If", ["c"], ["w"], then_branch=body, else_branch=other),
-    ]
-    inputs = [value("x", (2,)), value("z", (2,)), value("c", (), TensorProto.BOOL)]
-    rewritten = rewrite_variadic(infer_shapes(model(nodes, inputs, [value("y", (2,)), value("w", (2,))])))
-    onnx.checker.check_model(rewritten, full_check=True)
-    branches = [attribute.g for attribute in rewritten.graph.node[-1].attribute]
-    kinds = {node.op_type for graph in (rewritten.graph, *branches) for node in graph.node}
-    assert kinds & {"Sum", "Mean", "Max", "Min"} == set()
-    assert [node.name for node in rewritten.graph.node if node.output[0] == "y"] == ["the_sum"]
-    made = [name for node in rewritten.graph.node for name in node.output]
-    assert len(set(made)) == len(made)

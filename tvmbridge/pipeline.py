@@ -18,6 +18,7 @@ from tvmbridge.codegen.link import find_linker
 from tvmbridge.errors import CompileError, TargetError, TvmBridgeError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import lower
+from tvmbridge.profiling import KernelShare, share_time
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.log import read_log, render_log
@@ -49,6 +50,11 @@ class TargetOutcome:
     check: VariantCheck | None = None
     tuning: TuneProgress | None = None
     untuned_because: str | None = None
+
+    @property
+    def shares(self) -> tuple[KernelShare, ...]:
+        """What each kernel takes of the variant's time, the most expensive first."""
+        return share_time(self.kernels, self.check.kernel_us if self.check is not None else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +96,8 @@ def build(
     tolerance: float | None = None,
     accept_inaccurate: Sequence[str] = (),
     seed: int = 0,
+    seconds: float = 2.0,
+    threads: int | None = None,
     on_event: Callable[[BuildEvent], None] | None = None,
 ) -> BuildReport:
     """Build one bundle with a variant for each target: lower, tune, compile, verify, write.
@@ -100,6 +108,7 @@ def build(
     read and appended to; None: no tuning. inputs: user data to verify with besides random data.
     tolerance: of max|a-b| / max|reference| against ONNX Runtime; None: what the outputs' dtypes allow.
     accept_inaccurate: names of targets that are written even if they miss it.
+    seconds, threads: how long each variant is timed beside ONNX Runtime, and on how many threads; None: its cores.
 
     A target that fails is an outcome with an error; the others are built. Nothing is written where all fail. Raises
     TargetError where the targets cannot go into one bundle, OutputError where the bundle cannot be written, LogError
@@ -110,7 +119,8 @@ def build(
     if log is not None and os.path.exists(log):
         read_log(log)  # a log that cannot be used is said now, not after the first target's work
     limit = default_tolerance(model.signature) if tolerance is None else tolerance
-    work = _Work(model, tune, budget, log, inputs, limit, frozenset(accept_inaccurate), seed, on_event or _ignore)
+    accepted, say = frozenset(accept_inaccurate), on_event or _ignore
+    work = _Work(model, tune, budget, log, inputs, limit, accepted, seed, seconds, threads, say)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="tvmbridge-build-") as folder:
         for target in chosen:
@@ -170,6 +180,8 @@ class _Work:
     tolerance: float
     accept_inaccurate: frozenset[str]
     seed: int
+    seconds: float
+    threads: int | None
     say: Callable[[BuildEvent], None]
 
 
@@ -205,6 +217,8 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
         work.inputs,
         tolerance=work.tolerance,
         seed=work.seed,
+        seconds=work.seconds,
+        threads=work.threads,
         on_run=lambda: stage("verify"),
     )
     require_working(check, accept_inaccurate=target.name in work.accept_inaccurate)

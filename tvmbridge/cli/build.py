@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildReport, TargetOutcome
     from tvmbridge.tuning.tune import TuneProgress
 
+_FALLBACK_NAMED = 5  # kernels on the fallback template that the text names; --json has all
+
 _trials = click.option("--trials", type=click.IntRange(0), help="Trials per target, those in the log too.")
 _minutes = click.option("--minutes", type=click.FloatRange(0), help="Time to tune each target for.")
 _seed = click.option(
@@ -215,6 +217,8 @@ def _print_report(report: BuildReport) -> None:
             click.echo(f"{name}: not run here: {' '.join(outcome.check.unverified_because.split())}", err=True)
         for warning in outcome.check.warnings if outcome.check is not None else ():
             click.echo(f"{name}: {warning}", err=True)
+        if fallback := _show_fallback(outcome):
+            click.echo(f"{name}: {fallback}", err=True)
         for plan in outcome.kernels:
             for line in plan.skipped:
                 click.echo(f"{name}: {plan.kernel.name} takes {plan.template.name}: {line}", err=True)
@@ -222,6 +226,22 @@ def _print_report(report: BuildReport) -> None:
         click.echo(f"wrote {report.output} ({report.output.stat().st_size / 1e6:.1f} MB)")
     else:
         click.echo("no target could be built: nothing was written", err=True)
+
+
+def _show_fallback(outcome: TargetOutcome) -> str | None:
+    """The kernels on the fallback template, the most expensive first; None where there are none."""
+    fallback = [kernel for kernel in outcome.shares if kernel.is_fallback]
+    if not fallback:
+        return None
+    named = [
+        kernel.name if kernel.share is None else f"{kernel.name} {kernel.share:.1%}"
+        for kernel in fallback[:_FALLBACK_NAMED]
+    ]
+    more = [f"{len(fallback) - len(named)} more"] if len(fallback) > len(named) else []
+    shares = [kernel.share for kernel in fallback if kernel.share is not None]
+    whole = f"{sum(shares):.1%} of the time" if shares else "share of the time not measured"
+    count = f"{len(fallback)} of {len(outcome.kernels)} kernels"
+    return f"{count} take the fallback template, {whole}: {', '.join([*named, *more])}"
 
 
 def _outcome_row(outcome: TargetOutcome) -> list[str]:
@@ -257,6 +277,7 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
     import msgspec
 
     variant = outcome.variant
+    shares = {kernel.name: kernel for kernel in outcome.shares}
     return {
         "target": msgspec.to_builtins(outcome.target),
         "seconds": round(outcome.seconds, 3),
@@ -272,10 +293,14 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
         "tuning": _describe_tuning(outcome.tuning) if outcome.tuning is not None else None,
         "kernels": [
             {
+                "name": plan.kernel.name,
                 "kernel": plan.kernel.key,
                 "calls": plan.kernel.calls,
                 "template": plan.template.name,
                 "config": plan.config,
+                "fallback": shares[plan.kernel.name].is_fallback,
+                "total_us": shares[plan.kernel.name].total_us,
+                "share": shares[plan.kernel.name].share,
                 "tuned": plan.record is not None,
                 "skipped": list(plan.skipped),
             }

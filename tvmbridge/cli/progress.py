@@ -25,6 +25,7 @@ _STAGES = {
     "compile": "compiling",
     "verify": "verifying against ONNX Runtime",
     "write": "writing the bundle",
+    "profile": "timing each kernel alone",
 }
 
 
@@ -77,6 +78,11 @@ class BuildDisplay:
                 self._console.print(f"{event.target}: {ended} in {event.outcome.seconds:.1f} s", soft_wrap=True)
         else:
             self.say(event.stage, event.target)
+
+    def on_kernels(self, done: int, of: int) -> None:
+        """What `profile_kernels` calls."""
+        if self._status is not None:
+            self._show_live(f"{_STAGES['profile']}: {done} of {of}")
 
     def on_tuning(self, progress: TuneProgress) -> None:
         """What `tune` calls after every batch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,61 +59,6 @@ def run_command(
         click.echo(f"variant {used}, first call {show_us(elapsed_us)}")
         if output is not None:
             click.echo(f"wrote {output}")
-    return 0
-
-
-@click.command("bench")
-@click.argument("bundle", type=click.Path())
-@_inputs
-@click.option("--against", type=click.Path(), help="An ONNX model: time ONNX Runtime on it too, in alternating blocks.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long to time.")
-@_variant
-@_threads
-@_seed
-@json_option
-def bench_command(
-    bundle: str,
-    inputs: str | None,
-    against: str | None,
-    seconds: float,
-    variant: str | None,
-    threads: int | None,
-    seed: int,
-    as_json: bool,
-) -> int:
-    """Time BUNDLE on random data, or on the arrays of an .npz file.
-
-    \b
-    tvmbridge bench model.tvmb --threads 2 --against model.onnx --json
-    """
-    from tvmbridge.runtime import load
-    from tvmbridge.verify.inputs import random_inputs, read_inputs
-    from tvmbridge.verify.latency import measure_latency
-
-    loading = time.perf_counter()
-    with load(bundle, threads=threads, variant=variant) as session:
-        load_s = time.perf_counter() - loading
-        signature = ModelSignature(session.inputs, session.outputs)
-        feeds = read_inputs(inputs, signature) if inputs else random_inputs(against, signature, seed=seed)
-        reference = None
-        if against is not None:
-            from tvmbridge.verify.reference import ReferenceSession
-
-            reference = ReferenceSession(Path(against), threads=session.threads)
-        latency = measure_latency(
-            lambda: session.run(feeds), (lambda: reference.run(feeds)) if reference else None, seconds=seconds
-        )
-        used, used_threads = session.variant, session.threads
-    if as_json:
-        print_json({"variant": used, "threads": used_threads, "load_s": load_s, **dataclasses.asdict(latency)})
-        return 0
-    row = [used, str(used_threads), show_us(latency.median_us), show_us(latency.p90_us), show_us(latency.p99_us)]
-    columns = ["variant", "threads", "median", "p90", "p99", "calls", "load"]
-    row += [str(latency.calls), show_us(load_s * 1e6)]
-    if latency.reference_us is not None:
-        columns += ["ONNX Runtime", "ratio"]
-        row += [show_us(latency.reference_us), f"{latency.ratio:.2f}"]
-    print_table(columns, [row])
     return 0
 
 

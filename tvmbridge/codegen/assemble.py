@@ -14,7 +14,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvmbridge.codegen.plan import KernelPlan
 from tvmbridge.lowering import LoweredModel
-from tvmbridge.schedules import Packing, Scheduled
+from tvmbridge.schedules import Packing
 
 
 def assemble(lowered: LoweredModel, plans: Sequence[KernelPlan]) -> tuple[tvm.IRModule, tuple[np.ndarray, ...]]:
@@ -27,7 +27,7 @@ def assemble(lowered: LoweredModel, plans: Sequence[KernelPlan]) -> tuple[tvm.IR
     packed = {}
     for plan in plans:
         if plan.scheduled.packings:
-            packed[plan.kernel.name] = plan.scheduled
+            packed[plan.kernel.name] = plan
         else:
             module.update_func(module.get_global_var(plan.kernel.name), plan.scheduled.function)
     lifter = _WeightLifter(module, packed)
@@ -47,7 +47,7 @@ def assemble(lowered: LoweredModel, plans: Sequence[KernelPlan]) -> tuple[tvm.IR
 class _WeightLifter(PyExprMutator):
     """Replaces each constant by a parameter; one that is used twice in the same order becomes one parameter."""
 
-    def __init__(self, module: tvm.IRModule, packed: dict[str, Scheduled]) -> None:
+    def __init__(self, module: tvm.IRModule, packed: dict[str, KernelPlan]) -> None:
         super().__init__(module)
         self.arrays: list[np.ndarray] = []
         self.parameters: list[relax.Var] = []
@@ -56,16 +56,15 @@ class _WeightLifter(PyExprMutator):
 
     def visit_call_(self, op: relax.Call) -> relax.Expr:
         is_kernel = getattr(op.op, "name", "") == "relax.call_tir"
-        scheduled = self._packed.get(op.args[0].name_hint) if is_kernel else None
-        if scheduled is None:
+        plan = self._packed.get(op.args[0].name_hint) if is_kernel else None
+        if plan is None:
             return super().visit_call_(op)
-        packings = {packing.parameter: packing for packing in scheduled.packings}
+        packings = {packing.parameter: packing for packing in plan.scheduled.packings}
         operands = [
             self._lift(operand, packings[index]) if index in packings else self.visit_expr(operand)
             for index, operand in enumerate(op.args[1].fields)
         ]
-        # Packing changes the type of a parameter, and with it that of the function: it needs a variable of its own.
-        function = self.builder_.add_func(scheduled.function, f"{op.args[0].name_hint}_packed")
+        function = self.builder_.add_func(plan.scheduled.function, plan.symbol)
         return relax.Call(op.op, [function, relax.Tuple(operands), *op.args[2:]], op.attrs, op.ty_args)
 
     def visit_generic_const_(self, op: tvm.ir.GenericConst) -> relax.Expr:

@@ -28,6 +28,12 @@ class KernelPlan:
     record: TrialRecord | None
     skipped: tuple[str, ...] = ()
 
+    @property
+    def symbol(self) -> str:
+        """The name of its function in the library."""
+        # Packing changes the type of a parameter, and with it that of the function, which so needs a name of its own.
+        return f"{self.kernel.name}_packed" if self.scheduled.packings else self.kernel.name
+
 
 def plan_kernels(lowered: LoweredModel, target: Target, records: LogRecords | None) -> tuple[KernelPlan, ...]:
     """Decide and apply a schedule for every kernel; CompileError names a kernel that no template can schedule."""

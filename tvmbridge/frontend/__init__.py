@@ -24,7 +24,6 @@ from tvmbridge.frontend.read import LoadedModel, read_model
 from tvmbridge.frontend.refusals import refuse_before_simplification, refuse_miscomputed
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.simplify import simplify
-from tvmbridge.frontend.variadic import rewrite_variadic
 from tvmbridge.frontend.walk import opset
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 from tvmbridge.signature import ModelSignature
@@ -97,7 +96,6 @@ def _import(loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapp
     check_operators(proto)
     proto = infer_shapes(proto)
     refuse_miscomputed(proto)
-    proto = rewrite_variadic(proto)
 
     from tvmbridge.frontend.convert import convert  # imports tvm: seconds, and for nothing where the model is bad
 

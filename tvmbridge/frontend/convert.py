@@ -13,6 +13,7 @@ from onnx import helper
 from tvm import relax
 
 from tvmbridge.errors import ModelError, UnsupportedOperatorError, reason
+from tvmbridge.frontend.converters import import_graph
 from tvmbridge.frontend.index_limits import find_index_limits
 from tvmbridge.frontend.operators import describe
 from tvmbridge.frontend.parameter_names import name_parameters
@@ -61,13 +62,11 @@ def _input_spec(entry: onnx.ValueInfoProto, index_limit: int | None) -> TensorSp
 
 
 def _import(model: onnx.ModelProto) -> tvm.IRModule:
-    from tvm.relax.frontend.onnx import from_onnx
-
     try:
         # The importer prints what it fails on and warns of each name that it changes: this is a library.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            return from_onnx(model)
+            return import_graph(model)
     except Exception as exc:  # converters raise whatever their Python or TVM's C++ raises
         node = _failed_node(exc)
         if node is None:

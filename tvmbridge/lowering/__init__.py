@@ -16,6 +16,7 @@ from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
+from tvmbridge.lowering.legalize import legalize
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.lowering.wide_sums import wide_sums
@@ -59,10 +60,11 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             channels_last,
             passes.CanonicalizeBindings(),
             fold_constants,
-            passes.LegalizeOps(),
+            legalize,
             passes.AnnotateTIROpPattern(),
             passes.FuseOps(),
             passes.FuseTIR(),
+            passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]
     )

@@ -46,6 +46,7 @@ _ACCUMULATING: dict[str, Callable[[relax.Call], relax.Expr]] = {
     "relax.nn.conv3d": _convolve(relax.op.nn.conv3d, _CONV),
     "relax.nn.conv1d_transpose": _convolve(relax.op.nn.conv1d_transpose, _TRANSPOSED),
     "relax.nn.conv2d_transpose": _convolve(relax.op.nn.conv2d_transpose, _TRANSPOSED),
+    "relax.nn.conv3d_transpose": _convolve(relax.op.nn.conv3d_transpose, _TRANSPOSED),
 }
 
 

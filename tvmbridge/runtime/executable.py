@@ -11,6 +11,7 @@ from typing import Any
 
 import tvm_ffi
 
+from tvmbridge.runtime.kernel_clock import KernelClock
 from tvmbridge.runtime.memory import HOST, Memory, bind_weights, make_memory
 from tvmbridge.runtime.tensors import Array
 from tvmbridge.runtime.threads import PoolSize
@@ -64,6 +65,21 @@ class Executable:
         self._pool.hold()
         return self._call_here(caller, arrays)
 
+    def time_kernels(self, arrays: Sequence[Array], seconds: float) -> dict[str, float]:
+        """Run for about `seconds`; the microseconds that each kernel takes of one run.
+
+        Nothing for a GPU: its kernels run on after the call that starts them.
+        """
+        if self._device != HOST:
+            return {}
+        clock = KernelClock()
+        caller = self._make_caller(clock)
+        if caller.worker is not None:
+            with caller.worker as worker:
+                return worker.submit(clock.time_kernels, lambda: self._call_here(caller, arrays), seconds).result()
+        self._pool.hold()
+        return clock.time_kernels(lambda: self._call_here(caller, arrays), seconds)
+
     def _call_here(self, caller: _Caller, arrays: Sequence[Array]) -> list[Array]:
         memory = caller.memory
         tensors = [memory.feed(index, array) for index, array in enumerate(arrays)]
@@ -71,10 +87,12 @@ class Executable:
         outputs = (result,) if isinstance(result, tvm_ffi.Tensor) else result
         return [memory.fetch(index, output) for index, output in enumerate(outputs)]
 
-    def _make_caller(self) -> _Caller:
+    def _make_caller(self, clock: KernelClock | None = None) -> _Caller:
         machine = self._module["vm_load_executable"]()
         # The host comes last, as TVM has it: shapes are computed there.
         devices = (self._device,) if self._device == HOST else (self._device, HOST)
         machine["vm_initialization"](*(number for device in devices for number in (*device, _POOLED_ALLOCATOR)))
+        if clock is not None:
+            machine["set_instrument"](tvm_ffi.convert(clock))
         worker = None if self._pool.apply() else ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
         return _Caller(os.getpid(), machine["main"], make_memory(self._signature, self._device), worker)

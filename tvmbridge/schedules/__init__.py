@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
@@ -22,18 +22,33 @@ from tvmbridge.targets import Target
 
 Config = dict[str, "int | str | bool"]
 
+FALLBACK = "default"  # the name of the template that takes what no other does
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """A weight reordered at build time: last axis cut into tiles, tile index first: (..., N) → (N/tile, ..., tile)."""
+    """A weight reordered at build time: (..., columns) → (vectors, ..., lanes), each vector consecutive columns.
+
+    groups: into how many equal parts the columns fall, each cut into vectors for itself. Where `lanes` does not divide
+    a part, its last vector starts earlier and repeats some columns.
+    """
 
     parameter: int
-    tile: int
+    lanes: int
+    groups: int = 1
+
+    def shape(self, weight: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a packed weight."""
+        *outer, columns = weight
+        return (self.groups * -(-columns // (self.groups * self.lanes)), *outer, self.lanes)
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """Reorder one weight; the number of columns is a multiple of the tile."""
-        tiles = weight.reshape(*weight.shape[:-1], weight.shape[-1] // self.tile, self.tile)
-        return np.ascontiguousarray(np.moveaxis(tiles, -2, 0))
+        """Reorder one weight; each group has at least `lanes` columns."""
+        columns = weight.shape[-1] // self.groups
+        starts = np.minimum(np.arange(0, columns, self.lanes), columns - self.lanes)
+        firsts = (np.arange(self.groups)[:, None] * columns + starts).reshape(-1)
+        vectors = weight[..., firsts[:, None] + np.arange(self.lanes)]
+        return np.ascontiguousarray(np.moveaxis(vectors, -2, 0))
 
 
 @dataclasses.dataclass(frozen=True)

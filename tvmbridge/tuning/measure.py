@@ -28,10 +28,14 @@ RUN_TIMEOUT_S = 20.0
 
 
 class LocalMeasurer:
-    """A context manager around the worker process; see `measure_worker` for how it measures."""
+    """A context manager around the worker process; see `measure_worker` for how it measures.
 
-    def __init__(self, kernels: Sequence[Kernel], target: Target, seed: int) -> None:
+    threads: that a kernel runs on; None: as many as the target has cores.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], target: Target, seed: int, *, threads: int | None = None) -> None:
         self._target, self._seed = target, seed
+        self._threads = target.cores if threads is None else threads
         self._opening = {
             "target": msgspec.to_builtins(target),
             "kernels": {k.key: [k.name, tvm.ir.save_json(k.function), sorted(k.constants)] for k in kernels},
@@ -92,7 +96,8 @@ class LocalMeasurer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._printed,
-            env=child_environment(TVM_NUM_THREADS=str(self._target.cores)),
+            # Bound to one CPU, a kernel would wait there for whoever else runs on it, as no session's call has to.
+            env=child_environment(TVM_NUM_THREADS=str(self._threads), TVM_BIND_THREADS="0"),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the worker
         )
         self._send(self._opening)

@@ -31,6 +31,7 @@ from tvmbridge.errors import reason
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import fitting_templates
 from tvmbridge.targets import Target
 
@@ -153,7 +154,8 @@ def _measure(
         chosen = next(t for t in fitting_templates(kernel, target) if t.name == template)
         function = chosen.schedule(kernel, target, config).function
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=tvm_target(target)).mod
+        described = tvm_target(target)
+        library = tvm.compile(vector_math(module, described), target=described).mod
     except BaseException as exc:  # whatever it was, this candidate failed, and the parent gets to know why
         os.write(up, b"E")  # not "B": no turn is waited for
         os.write(up, json.dumps(_failed(reason(exc))).encode())

@@ -58,7 +58,7 @@ def find_tasks(lowered: LoweredModel, target: Target, records: LogRecords) -> li
     """The kernels that have something to choose, with what the records already say of them on this target."""
     tasks = []
     for kernel in lowered.kernels:
-        if not _is_static(kernel):
+        if not is_static(kernel):
             continue
         templates = fitting_templates(kernel, target)
         candidates = [Candidate(kernel, t, config) for t in templates for config in t.configs(kernel, target)]
@@ -75,6 +75,6 @@ def find_tasks(lowered: LoweredModel, target: Target, records: LogRecords) -> li
     return tasks
 
 
-def _is_static(kernel: Kernel) -> bool:
+def is_static(kernel: Kernel) -> bool:
     """Whether all extents are known: otherwise there is nothing definite to time."""
     return all(isinstance(axis, tvm.tirx.IntImm) for tensor in kernel.function.params for axis in tensor.shape)

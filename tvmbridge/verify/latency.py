@@ -1,14 +1,14 @@
-"""Times a session, and ONNX Runtime beside it, in a way that neither disturbs the other.
+"""Times a session, and others beside it, in a way that none disturbs another.
 
-Both keep their worker threads spinning for a while after a call, which on few cores slows whoever runs next. So they
-alternate in blocks of some tenths of a second, and the first calls of a block do not count.
+All keep their worker threads spinning for a while after a call, which on few cores slows whoever runs next. So they
+take turns in blocks of some tenths of a second, and the first calls of a block do not count.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -37,15 +37,7 @@ def measure_latency(
     call: Callable[[], object], reference: Callable[[], object] | None = None, *, seconds: float = 3.0
 ) -> Latency:
     """Time `call`, alternating with `reference` where one is given, for about `seconds` in all."""
-    subjects = [call] if reference is None else [call, reference]
-    for subject in subjects:
-        subject()
-    blocks: list[list[list[float]]] = [[] for _ in subjects]
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or not blocks[0]:
-        for subject, kept in zip(subjects, blocks, strict=True):
-            time.sleep(_SETTLE_S)
-            kept.append(_time_block(subject))
+    blocks = time_in_turns([call] if reference is None else [call, reference], seconds=seconds)
     ours = np.concatenate(blocks[0]) * 1e6
     median_us, p90_us, p99_us = (float(value) for value in np.percentile(ours, (50, 90, 99)))
     if reference is None:
@@ -53,6 +45,24 @@ def measure_latency(
     theirs = np.concatenate(blocks[1]) * 1e6
     pairs = [np.median(a) / np.median(b) for a, b in zip(*blocks, strict=True)]
     return Latency(len(ours), median_us, p90_us, p99_us, float(np.median(theirs)), float(np.median(pairs)))
+
+
+def time_in_turns(
+    subjects: Sequence[Callable[[], object]], *, seconds: float, rounds: int = 1
+) -> list[list[list[float]]]:
+    """Time calls of every subject for about `seconds` in all, a block of each a round; at least `rounds` rounds.
+
+    Seconds by subject, round and call. In one round all ran under nearly the same conditions: compare by rounds.
+    """
+    for subject in subjects:
+        subject()
+    blocks: list[list[list[float]]] = [[] for _ in subjects]
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(blocks[0]) < rounds:
+        for subject, kept in zip(subjects, blocks, strict=True):
+            time.sleep(_SETTLE_S)
+            kept.append(_time_block(subject))
+    return blocks
 
 
 def _time_block(subject: Callable[[], object]) -> list[float]:

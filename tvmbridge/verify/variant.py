@@ -35,6 +35,8 @@ class VariantCheck:
     """What one variant did on this machine.
 
     accuracy, latency: None where it did not run; `unverified_because` says why.
+    threads: of a call when it was timed.
+    kernel_us: by a kernel's name in the library, what its calls take of one run; none for CUDA.
     problem: why it failed, in words; None where it passed or did not run.
     warnings: what makes the comparison prove less than it seems.
     """
@@ -42,6 +44,8 @@ class VariantCheck:
     variant: str
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+    threads: int | None = None
+    kernel_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
     problem: str | None = None
     unverified_because: str | None = None
     warnings: tuple[str, ...] = ()
@@ -55,9 +59,12 @@ def verify_variant(
     tolerance: float | None = None,
     seed: int = 0,
     seconds: float = 2.0,
+    threads: int | None = None,
     on_run: Callable[[], None] | None = None,
 ) -> VariantCheck:
     """Check one variant before it is bundled, and time it beside ONNX Runtime for about `seconds`.
+
+    threads: of both while they are timed; None: as many as the target has cores.
 
     A model that ONNX Runtime does not take, and a variant that this machine cannot run, is unverified, not wrong.
     on_run: called when the variant is about to run. Raises ModelError where ONNX Runtime fails on the inputs.
@@ -73,6 +80,7 @@ def verify_variant(
             tolerance=tolerance,
             seed=seed,
             seconds=seconds,
+            threads=threads,
             on_run=on_run,
         )
     except ReferenceUnavailable as exc:
@@ -90,6 +98,7 @@ def check_variants(
     tolerance: float | None = None,
     seed: int = 0,
     seconds: float = 1.0,
+    threads: int | None = None,
     variant: str | None = None,
     on_run: Callable[[], None] | None = None,
 ) -> tuple[VariantCheck, ...]:
@@ -111,14 +120,15 @@ def check_variants(
     runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
     checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
     if runnable:
-        samples = random_samples(source, signature, seed=seed, count=_RANDOM_SAMPLES)
-        samples += [dict(inputs)] if inputs is not None else []
+        samples = [dict(inputs)] if inputs is not None else []  # the first one is timed too
+        samples += random_samples(source, signature, seed=seed, count=_RANDOM_SAMPLES)
         reference = ReferenceSession(source)
         expected = [reference.run(sample) for sample in samples]
         for name in runnable:
             if on_run is not None:
                 on_run()
-            checks[name] = _check(bundle, name, source, signature, samples, expected, reference.version, limit, seconds)
+            timing = {"seconds": seconds, "threads": threads}
+            checks[name] = _check(bundle, name, source, signature, samples, expected, reference.version, limit, timing)
     return tuple(checks.values())
 
 
@@ -144,7 +154,7 @@ def _check(
     expected: Sequence[Arrays],
     reference: str,
     tolerance: float,
-    seconds: float,
+    timing: Mapping[str, float | None],
 ) -> VariantCheck:
     with tempfile.TemporaryDirectory(prefix="tvmbridge-verify-") as name:
         folder = Path(name)
@@ -158,7 +168,7 @@ def _check(
             "reference": str(_as_file(source, folder)),
             "samples": [str(folder / f"in{index}.npz") for index in range(len(samples))],
             "outputs": outputs,
-            "seconds": seconds,
+            **timing,
         }
         (folder / "request.json").write_text(json.dumps(request))
         try:
@@ -179,10 +189,13 @@ def _check(
             compare_outputs(reference_outputs, _read_outputs(path, signature), signature)
             for reference_outputs, path in zip(expected, outputs, strict=True)
         )
+    timed = json.loads(done.stdout)
     return VariantCheck(
         variant,
         accuracy=comparison.accuracy(reference, tolerance),
-        latency=Latency(**json.loads(done.stdout)),
+        latency=Latency(**timed["latency"]),
+        threads=timed["threads"],
+        kernel_us=timed["kernel_us"],
         problem=None if comparison.passes(tolerance) else _describe(comparison, reference, tolerance),
         warnings=comparison.warnings,
     )

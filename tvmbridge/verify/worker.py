@@ -20,10 +20,10 @@ from tvmbridge.verify.reference import ReferenceSession
 
 
 def main(request_path: str) -> int:
-    """Run every sample, save the outputs, time the first sample; print the latency as JSON, or what is wrong."""
+    """Run every sample, save the outputs, time the first sample; print the times as JSON, or what is wrong."""
     request = json.loads(Path(request_path).read_text())
     try:
-        with load(request["bundle"], variant=request["variant"]) as session:
+        with load(request["bundle"], variant=request["variant"], threads=request["threads"]) as session:
             samples = [_read_feeds(path, session) for path in request["samples"]]
             for feeds, output in zip(samples, request["outputs"], strict=True):
                 results = session.run(feeds)
@@ -32,10 +32,11 @@ def main(request_path: str) -> int:
             latency = measure_latency(
                 lambda: session.run(samples[0]), lambda: reference.run(samples[0]), seconds=request["seconds"]
             )
+            kernel_us = session.time_kernels(samples[0], seconds=request["seconds"] / 4)
     except TvmBridgeError as exc:
         print(exc.message)
         return 1
-    print(json.dumps(dataclasses.asdict(latency)))
+    print(json.dumps({"latency": dataclasses.asdict(latency), "threads": session.threads, "kernel_us": kernel_us}))
     return 0
 
 

@@ -1,238 +1,181 @@
-"""matmul and channels-last conv2d on a CPU: an outer-product microkernel whose accumulators stay in registers.
+"""Products of any shape on a CPU: matmul, batched matmul, convolutions. Tiles of sums in registers, weights packed.
 
-One tile of `mr` rows × `nr` columns of the output is accumulated in `mr * nr / lanes` vector registers; the inner loop
-loads `nr / lanes` vectors of weights and broadcasts `mr` inputs for `mr * nr / lanes` fused multiply-adds, and what was
-fused behind the contraction is applied to the tile before it is stored (the scheme of Goto and van de Geijn, "Anatomy
-of High-Performance Matrix Multiplication", 2008). Constant weights are packed in the order in which it reads them.
+`product.py` reads the kernel, `microkernel.py` writes its loops; here is what can be chosen, and the best guess.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import math
 
 import tvm
-from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm import tirx
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Packing, Scheduled, Template
-from tvmbridge.schedules.cpu.loops import blocks, divisors, extent, is_copy
+from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules.cpu.columns import columns_of
+from tvmbridge.schedules.cpu.emit import loop, parallel, sequence, store, unravel, vectorized, with_body
+from tvmbridge.schedules.cpu.linear import offset, step
+from tvmbridge.schedules.cpu.microkernel import BLOCK, Plan, ProductWriter
+from tvmbridge.schedules.cpu.product import Product, read_product
+from tvmbridge.schedules.cpu.stages import Stage, loads, substitute
+from tvmbridge.schedules.cpu.tail import reads_each_once
+from tvmbridge.schedules.cpu.tiling import Vectors, cut, vectors
 from tvmbridge.targets import Target
 
 _PARALLEL_MULTIPLY_ADDS = 1 << 17  # about 5 µs of one core's work: below it a second thread costs more than it brings
-_CACHE_BYTES = 1 << 19  # half of a typical second-level cache: what a panel of weights may fill
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """The contraction as the microkernel sees it: batch × rows × columns, summed over `depth`."""
-
-    conv: bool
-    pointwise: bool
-    batch: int
-    rows: int
-    width: int  # rows of the innermost spatial axis: of a pointwise conv2d, `rows` is several of them
-    columns: int
-    depth: int  # innermost reduction axis only: the one that is unrolled
-    window: int  # the other reduction axes, multiplied
-    bits: int
-    packable: int | None  # the parameter that holds the weights, where they are constant
-
-
-def _open(kernel: Kernel) -> tuple[Schedule, SBlockRV | None]:
-    """A schedule and its contraction. TOPI writes even a padding by nothing as a copy of the input: that is gone."""
-    schedule = Schedule(tvm.IRModule({"main": kernel.function}), debug_mask="none")
-    found = [b for b in blocks(schedule) if schedule.get(b).name_hint.startswith(("matmul", "conv2d_nhwc"))]
-    if len(found) != 1:
-        return schedule, None
-    for producer in schedule.get_producers(found[0]):
-        if is_copy(schedule, producer):
-            schedule.compute_inline(producer)
-    return schedule, found[0]
-
-
-def _shape(kernel: Kernel) -> _Shape | None:
-    schedule, block = _open(kernel)
-    if block is None or sum(not schedule.get_consumers(b) for b in blocks(schedule)) != 1:
-        return None
-    body = schedule.get(block)
-    conv = body.name_hint.startswith("conv2d")
-    extents = [extent(schedule, loop) for loop in schedule.get_loops(block)]
-    reductions = 3 if conv else 1
-    kinds = [int(axis.iter_type) for axis in body.iter_vars]
-    spatial = extents[:-reductions]
-    if 0 in extents or len(spatial) < 2 or kinds != [0] * len(spatial) + [2] * reductions or len(body.reads) != 2:
-        return None
-    if math.prod(int(axis) for axis in kernel.function.params[-1].shape) != math.prod(spatial):
-        return None  # what is fused behind it repeats the result: the contraction would be computed for each repetition
-    weights = body.reads[1].source
-    index = next((i for i, tensor in enumerate(kernel.function.params) if tensor.same_as(weights)), None)
-    constant = index in kernel.constants and len(weights.shape) == (4 if conv else 2)
-    pointwise = conv and extents[4] == extents[5] == 1 and not schedule.get_producers(block)
-    rows = spatial[-3] * spatial[-2] if pointwise else spatial[-2]
-    return _Shape(
-        conv=conv,
-        pointwise=pointwise,
-        batch=math.prod(spatial) // (rows * spatial[-1]),
-        rows=rows,
-        width=spatial[-2],
-        columns=spatial[-1],
-        depth=extents[-1],
-        window=math.prod(extents[len(spatial) : -1]),
-        bits=tvm.DataType(weights.dtype).bits if str(weights.dtype).startswith("float") else 0,
-        packable=index if constant else None,
-    )
+_CACHE_BYTES = 1 << 19  # half of a typical second-level cache
+_LARGEST_TILE, _WIDEST_PANEL, _MOST_ROW_TILES = 14, 8, 4
+_EVEN = 0.95  # of the cores' time that even shares of the tasks make use of
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
-    shape = _shape(kernel)
-    return shape is not None and shape.bits in (16, 32, 64)
+    product = read_product(kernel)
+    return (
+        product is not None
+        and product.dtype in ("float16", "float32", "float64", "int32", "int64")
+        and (product.tail is None or reads_each_once(product.main, product.tail))
+    )
 
 
-def _lanes(shape: _Shape, target: Target) -> int:
-    """The widest power of two within a vector register that divides the columns."""
-    widest = target.vector_bits // shape.bits
-    return next(lanes for lanes in (16, 8, 4, 2, 1) if lanes <= widest and shape.columns % lanes == 0)
+def _read(kernel: Kernel) -> Product:
+    product = read_product(kernel)
+    assert product is not None
+    return product
 
 
-def _tiles(shape: _Shape, target: Target) -> list[tuple[int, int]]:
-    """Every (mr, nr) that divides the output and whose accumulators, weights and one input fit the registers."""
-    lanes = _lanes(shape, target)
-    return [
-        (mr, vectors * lanes)
-        for vectors in range(1, 5)
-        for mr in divisors(shape.rows, 14)
-        if shape.columns % (vectors * lanes) == 0
-        and (mr + 1) * vectors + 1 <= target.vector_registers
-        and (shape.width % mr == 0 or mr % shape.width == 0)  # else a tile would be more than its rows
-    ]
+def _vectors(product: Product, target: Target) -> Vectors:
+    return vectors(product.columns, target.vector_bits // tvm.DataType(product.dtype).bits)
 
 
-def _row_tiles(shape: _Shape, mr: int, largest: int) -> list[int]:
-    """How many tiles of rows may share a panel of weights, ascending.
-
-    Where several rows of the image are fused, a panel that ends inside one (its rows divide the width) gives an index
-    that TVM cannot show to be affine, and so does not vectorise.
-    """
-    counts = divisors(shape.rows // mr, largest)
-    if not shape.pointwise or mr == 1:
-        return counts
-    whole_row = {shape.width // mr} if shape.width % mr == 0 else set()
-    return [
-        tiles
-        for tiles in sorted({*counts, *whole_row})
-        if mr * tiles % shape.width == 0 or shape.width % (mr * tiles) != 0
-    ]
+def _tiles(product: Product, target: Target) -> list[tuple[int, int]]:
+    """Every (rows, vectors) whose sums, right operand and one left element fit the registers, the best first."""
+    count, registers = _vectors(product, target).count, target.vector_registers
+    found = {
+        (cut(product.rows, rows).size, cut(count, wide).size)
+        for wide in range(1, _WIDEST_PANEL + 1)
+        for rows in range(1, _LARGEST_TILE + 1)
+        if (rows + 1) * wide + 1 <= registers
+    }
+    return sorted(found, key=lambda tile: (-_worth(product, tile, count), tile))
 
 
-def _worth(tile: tuple[int, int], lanes: int) -> float:
-    """Multiply-adds per load, and a little for many accumulators: they hide the latency of the multiply-add."""
-    mr, vectors = tile[0], tile[1] // lanes
-    return mr * vectors / (mr + vectors) + 0.05 * mr * vectors
+def _worth(product: Product, tile: tuple[int, int], count: int) -> float:
+    """Multiply-adds per load, and a little for many sums: they hide the latency of the multiply-add."""
+    rows, wide = product.rows / cut(product.rows, tile[0]).count, count / cut(count, tile[1]).count
+    return rows * wide / (rows + wide) + 0.05 * rows * wide
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:
-    shape = _shape(kernel)
-    assert shape is not None
-    lanes = _lanes(shape, target)
-    mr, nr = max(_tiles(shape, target), key=lambda tile: _worth(tile, lanes))
-    weight_bytes = shape.window * shape.depth * shape.columns * shape.bits // 8
+    product = _read(kernel)
+    # LLVM loads ahead of the multiply-adds: without an eighth of the registers to spare it puts sums on the stack.
+    spare = target.vector_registers * 7 // 8
+    rows, wide = next(tile for tile in _tiles(product, target) if (tile[0] + 1) * tile[1] <= spare)
+    count = _vectors(product, target).count
+    item_bytes = tvm.DataType(product.dtype).bits // 8
     return {
-        "mr": mr,
-        "nr": nr,
-        "unroll": divisors(shape.depth, 4)[-1],
-        "row_tiles": _row_tiles(shape, mr, 4)[-1],
-        "columns_outer": weight_bytes > _CACHE_BYTES,
-        "packed": shape.packable is not None,
+        "rows": rows,
+        "vectors": wide,
+        "unroll": 4,
+        "row_tiles": _even_row_tiles(product, cut(product.rows, rows).count, cut(count, wide).count, target.cores),
+        "panels": 1,
+        "columns_outer": product.depth * product.columns * item_bytes > _CACHE_BYTES,
+        "pack_rows": False,
+        "pack_columns": product.constant is not None or product.right_step != 1,
+        "prefetch": True,
     }
 
 
+def _even_row_tiles(product: Product, tiles: int, panels: int, cores: int) -> int:
+    """How many tiles share a panel of columns: as many as leave each core about the same number of tasks."""
+
+    def evenness(row_tiles: int) -> float:
+        tasks = product.repeats * panels * -(-tiles // row_tiles)
+        return tasks / (-(-tasks // cores) * cores)
+
+    return max(range(1, min(_MOST_ROW_TILES, tiles) + 1), key=lambda n: (min(evenness(n), _EVEN), n))
+
+
 def _configs(kernel: Kernel, target: Target) -> list[Config]:
-    shape = _shape(kernel)
-    assert shape is not None
-    lanes = _lanes(shape, target)
-    tiles = sorted(_tiles(shape, target), key=lambda tile: -_worth(tile, lanes))[:12]
+    product = _read(kernel)
+    count = _vectors(product, target).count
+    pack_columns = (True,) if product.constant is not None or product.right_step != 1 else (False, True)
     return [
-        {"mr": mr, "nr": nr, "unroll": unroll, "row_tiles": row_tiles, "columns_outer": outer, "packed": packed}
-        for (mr, nr), unroll, outer, packed in itertools.product(
-            tiles, divisors(shape.depth, 8), (False, True), (True, False) if shape.packable is not None else (False,)
+        {
+            "rows": rows,
+            "vectors": wide,
+            "unroll": unroll,
+            "row_tiles": row_tiles,
+            "panels": panels,
+            "columns_outer": outer,
+            "pack_rows": pack_rows,
+            "pack_columns": pack,
+            "prefetch": True,
+        }
+        for (rows, wide), unroll, row_tiles, outer, pack_rows, pack in itertools.product(
+            _tiles(product, target)[:12], (2, 4, 8), (1, 2, 4, 8), (False, True), (False, True), pack_columns
         )
-        for row_tiles in _row_tiles(shape, mr, 8)
+        for panels in ((1, 4, 16) if pack_rows else (1,))
+        if row_tiles <= cut(product.rows, rows).count
+        and panels <= cut(count, wide).count
+        and (not pack_rows or _can_pack_rows(product))
     ]
 
 
+def _can_pack_rows(product: Product) -> bool:
+    depth = product.main.reduction[-1]
+    bounds = (*product.main.spatial, *product.main.reduction)
+    return depth.extent % BLOCK == 0 and step(offset(loads(product.left)[0]), depth, bounds) == 1
+
+
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
-    shape = _shape(kernel)
-    assert shape is not None
-    mr, nr, lanes = int(config["mr"]), int(config["nr"]), _lanes(shape, target)
-    schedule, main = _open(kernel)
-    assert main is not None
-    pads = list(schedule.get_producers(main))
-    tail = _inline_tail(schedule, main)
-    packings: tuple[Packing, ...] = ()
-    if config["packed"]:
-        assert shape.packable is not None
-        packings = (Packing(shape.packable, nr),)
-        schedule.transform_layout(main, ("read", 1), lambda *axes: (axes[-1] // nr, *axes[:-1], axes[-1] % nr))
-
-    *batch, rows, columns = schedule.get_loops(tail)
-    if shape.pointwise:
-        rows, batch = schedule.fuse(batch[-1], rows), batch[:-1]
-    row_outer, row = schedule.split(rows, [None, mr])
-    column_outer, column = schedule.split(columns, [None, nr])
-    row_block, row_tile = schedule.split(row_outer, [None, int(config["row_tiles"])])
-    blocked = [column_outer, *batch, row_block] if config["columns_outer"] else [*batch, row_block, column_outer]
-    schedule.reorder(*blocked, row_tile, row, column)
-    if shape.batch * shape.rows * shape.columns * shape.depth * shape.window >= _PARALLEL_MULTIPLY_ADDS:
-        schedule.parallel(schedule.fuse(*blocked))
-
-    schedule.compute_at(main, row_tile, preserve_unit_loops=True)
-    schedule.set_scope(main, 0, "local")  # unrolled below, so that LLVM keeps the tile in registers
-    reductions = 3 if shape.conv else 1
-    loops = schedule.get_loops(main)
-    tile_row, tile_column, reduction = loops[-reductions - 2], loops[-reductions - 1], loops[-reductions:]
-    if shape.pointwise:
-        tile_row = schedule.fuse(loops[-reductions - 3], tile_row)
-    vectors, vector = schedule.split(tile_column, [None, lanes])
-    depth_outer, depth = schedule.split(reduction[-1], [None, int(config["unroll"])])
-    schedule.reorder(*reduction[:-1], depth_outer, depth, tile_row, vectors, vector)
-    for loop in (depth, tile_row, vectors):
-        schedule.unroll(loop)
-    schedule.vectorize(vector)
-    clear = schedule.decompose_reduction(main, reduction[0] if reductions > 1 else depth_outer)
-    _unroll_tile(schedule, *schedule.get_loops(clear)[-3:])
-    tail_vectors, tail_vector = schedule.split(column, [None, lanes])
-    _unroll_tile(schedule, row, tail_vectors, tail_vector)
-    for pad in pads:
-        _schedule_pad(schedule, pad, target.vector_bits // shape.bits)
-    return Scheduled(schedule.mod["main"].with_attr("tirx.is_scheduled", True), packings)
+    product = _read(kernel)
+    cut_columns = _vectors(product, target)
+    plan = Plan(
+        rows=cut(product.rows, int(config["rows"])),
+        panel=cut(cut_columns.count, int(config["vectors"])),
+        unroll=int(config["unroll"]),
+        row_tiles=int(config["row_tiles"]),
+        panels=int(config["panels"]),
+        columns_outer=bool(config["columns_outer"]),
+        pack_rows=bool(config["pack_rows"]),
+        prefetch=bool(config["prefetch"]),
+        threads=product.multiply_adds >= _PARALLEL_MULTIPLY_ADDS,
+    )
+    function = kernel.function
+    weight = None if product.constant is None else function.params[product.constant]
+    columns, made = columns_of(product, cut_columns, weight, bool(config["pack_columns"]))
+    if columns.packing is not None:
+        parameters = [columns.buffer if p.same_as(weight) else p for p in function.params]
+        function = tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)
+    pads = [part for pad in product.pads for part in _pad(pad, function, target, plan.threads)]
+    body = sequence(*pads, made, columns.pack(plan.threads), ProductWriter(product, plan, columns).write())
+    return Scheduled(with_body(function, body), () if columns.packing is None else (columns.packing,))
 
 
-def _inline_tail(schedule: Schedule, main: SBlockRV) -> SBlockRV:
-    """The block that stores the output: the last element-wise one; where there is none, a copy of the accumulators."""
-    kept = {schedule.get(block).name_hint for block in [main, *schedule.get_producers(main)]}
-    for block in blocks(schedule):
-        if schedule.get_consumers(block) and schedule.get(block).name_hint not in kept:
-            schedule.compute_inline(block)
-    consumers = schedule.get_consumers(main)
-    return consumers[0] if consumers else schedule.cache_write(main, 0, "global")
+def _pad(pad: Stage, function: tirx.PrimFunc, target: Target, threads: bool) -> list[tirx.Stmt]:
+    """Make the padded copy: whole vectors of the last axis, rows of the image dealt out to the threads."""
+    *outer, last = pad.spatial
+    pieces = vectors(last.extent, target.vector_bits // tvm.DataType(str(pad.buffer.dtype)).bits)
+    extents = [axis.extent for axis in outer[:-1]]
 
+    def row(index: tvm.ir.Expr) -> tirx.Stmt:
+        chosen = unravel(index, extents)
 
-def _unroll_tile(schedule: Schedule, row: LoopRV, vectors: LoopRV, vector: LoopRV) -> None:
-    schedule.unroll(row)
-    schedule.unroll(vectors)
-    schedule.vectorize(vector)
+        def copy(x: tvm.ir.Expr, vector: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+            at = dict(zip([axis.var for axis in pad.spatial], [*chosen, x, pieces.start(vector) + lane], strict=True))
+            return store(pad.buffer, [substitute(index, at) for index in pad.indices], substitute(pad.value, at))
 
+        return loop(
+            outer[-1].extent,
+            lambda x: loop(pieces.count, lambda v: vectorized(pieces.lanes, lambda lane: copy(x, v, lane))),
+        )
 
-def _schedule_pad(schedule: Schedule, pad: SBlockRV, lanes: int) -> None:
-    batch, y, _x, channels = schedule.get_loops(pad)
-    _, vector = schedule.split(channels, [None, divisors(extent(schedule, channels), lanes)[-1]])
-    schedule.vectorize(vector)
-    schedule.parallel(schedule.fuse(batch, y))
+    count = 1
+    for extent in extents:
+        count *= extent
+    return [tirx.AllocBuffer(pad.buffer), parallel(count, row) if threads else loop(count, row)]
 
 
 TEMPLATE = Template(
-    name="contraction", version=1, rank=10, fits=_fits, configs=_configs, guess=_guess, schedule=_schedule
+    name="contraction", version=2, rank=10, fits=_fits, configs=_configs, guess=_guess, schedule=_schedule
 )

@@ -6,7 +6,8 @@ import tvm
 from tvm.s_tir import Schedule, ScheduleError
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules import FALLBACK, Config, Scheduled, Template
+from tvmbridge.schedules.cpu.differences import with_named_differences
 from tvmbridge.schedules.cpu.loops import blocks, divisors, extent, is_reduction, spatial_loops
 from tvmbridge.targets import Target
 
@@ -37,7 +38,7 @@ def _schedule(kernel: Kernel, _target: Target, config: Config) -> Scheduled:
         schedule.vectorize(vector)
         if elements >= _PARALLEL_ELEMENTS:
             schedule.parallel(schedule.fuse(*outer, chunk))
-    return Scheduled(schedule.mod["main"].with_attr("tirx.is_scheduled", True))
+    return Scheduled(with_named_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
 
 
 def _configs(_kernel: Kernel, target: Target) -> list[Config]:
@@ -46,7 +47,7 @@ def _configs(_kernel: Kernel, target: Target) -> list[Config]:
 
 
 TEMPLATE = Template(
-    name="default",
+    name=FALLBACK,
     version=1,
     rank=0,
     fits=lambda _kernel, _target: True,

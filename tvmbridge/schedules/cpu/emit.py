@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
 
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
 
@@ -21,6 +23,42 @@ def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name
         return body(number(0))
     var = tvm.ir.Var(name, "int64")
     return tirx.For(var, number(0), number(extent), kind, body(var))
+
+
+def nest(extents: Sequence[int], body: Callable[[list[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
+    """Serial loops around `body(variables)`, the first extent outermost."""
+
+    def inside(chosen: list[tvm.ir.Expr]) -> tirx.Stmt:
+        if len(chosen) == len(extents):
+            return body(chosen)
+        return loop(extents[len(chosen)], lambda var: inside([*chosen, var]))
+
+    return inside([])
+
+
+def block(
+    index: tvm.ir.Expr, size: int, total: int, body: Callable[[tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]
+) -> tirx.Stmt:
+    """`body(i, index * size + i)` for one block of `size` steps, of which the last one may have fewer."""
+    if total % size == 0:
+        return loop(size, lambda i: body(i, index * number(size) + i))
+    var = tvm.ir.Var("i", "int64")
+    extent = tirx.min(number(size), number(total) - index * number(size))
+    return tirx.For(var, number(0), extent, tirx.ForKind.SERIAL, body(var, index * number(size) + var))
+
+
+def unravel(index: tvm.ir.Expr, extents: Sequence[int]) -> list[tvm.ir.Expr]:
+    """The row-major coordinates of an index."""
+    found: list[tvm.ir.Expr] = []
+    remaining = math.prod(extents)
+    for extent in reversed(extents):
+        remaining //= extent
+        if extent == 1:
+            found.append(number(0))
+            continue
+        found.append(tirx.floormod(index, number(extent)) if remaining > 1 else index)
+        index = tirx.floordiv(index, number(extent))
+    return found[::-1]
 
 
 def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
@@ -56,10 +94,11 @@ def store(buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr], value: tvm.ir.Expr
     return tirx.BufferStore(buffer, value, list(indices))
 
 
-def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> tuple[tvm.ir.Var, tirx.Stmt]:
+def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "global") -> tuple[tvm.ir.Var, tirx.Stmt]:
     """A buffer of one task, and the statement that makes it for the statements behind it in a sequence.
 
-    scope "local" lives on the stack and, where all its indices become constants, in registers; "global" on the heap.
+    Of scope "global" TVM keeps what is under 1 KiB on the stack and, where all its indices become constants, in
+    registers; larger buffers, and those of any other scope, "local" among them, are taken from the heap at each step.
     """
     buffer = tirx.decl_buffer([number(extent) for extent in shape], dtype, name, scope=scope)
     return buffer, tirx.AllocBuffer(buffer)
@@ -67,6 +106,12 @@ def scratch(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -
 
 def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
     """The function with new loops in place of its own."""
-    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr(
-        "tirx.is_scheduled", True
-    )
+    # A root block, because TVM, looking for reshapes in a network, takes functions for blocks.
+    root = SBlockRealize([], True, SBlock([], [], [], "root", body))
+    return tirx.PrimFunc(function.params, root, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
+
+
+def prefetch(load: tvm.ir.TensorLoad) -> tirx.Stmt:
+    """Ask for the cache line of an element that is read soon."""
+    read, keep, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", tirx.address_of(load), read, keep, data))

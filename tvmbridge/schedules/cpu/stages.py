@@ -14,6 +14,8 @@ import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
+Values = dict[tvm.ir.Var, tvm.ir.Expr]
+
 _SPATIAL, _REDUCTION = 0, 2
 
 
@@ -52,14 +54,14 @@ def read_stages(function: tirx.PrimFunc) -> tuple[Stage, ...] | None:
     body = root.block.body
     stages = []
     for nest in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
-        stage = _read_stage(nest)
-        if stage is None:
+        read = _read_nest(nest)
+        if read is None:
             return None
-        stages.append(stage)
+        stages += read
     return tuple(stages)
 
 
-def _read_stage(nest: tirx.Stmt) -> Stage | None:
+def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
     loops: list[tuple[tvm.ir.Var, int]] = []
     while isinstance(nest, tirx.For):
         if not isinstance(nest.extent, tirx.IntImm) or int(nest.min) != 0 or nest.kind != tirx.ForKind.SERIAL:
@@ -69,14 +71,13 @@ def _read_stage(nest: tirx.Stmt) -> Stage | None:
     if not isinstance(nest, SBlockRealize) or not isinstance(nest.predicate, tirx.IntImm):
         return None
     block: SBlock = nest.block
-    store = block.body
+    stores, inits = _stores(block.body), _stores(block.init)
     bound = list(nest.iter_values)
-    if not isinstance(store, tirx.BufferStore) or block.alloc_buffers or block.match_buffers:
+    if not stores or len(inits or stores) != len(stores) or block.alloc_buffers or block.match_buffers:
         return None
-    if not all(isinstance(value, tvm.ir.Var) for value in bound):
-        # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
-        if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
-            return None
+    # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
+    if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
+        return None
     extents = dict(loops)
     axes: dict[int, list[Axis]] = {_SPATIAL: [], _REDUCTION: []}
     for axis, value in zip(block.iter_vars, bound, strict=True):
@@ -85,15 +86,42 @@ def _read_stage(nest: tirx.Stmt) -> Stage | None:
         axes[int(axis.iter_type)].append(Axis(axis.var, extents.pop(value) if isinstance(value, tvm.ir.Var) else 1))
     if any(extent != 1 for extent in extents.values()):
         return None
-    return Stage(
-        name=str(block.name_hint),
-        spatial=tuple(axes[_SPATIAL]),
-        reduction=tuple(axes[_REDUCTION]),
-        buffer=store.buffer,
-        indices=tuple(store.indices),
-        init=None if block.init is None else block.init.value,
-        value=store.value,
+    return [
+        Stage(
+            name=str(block.name_hint),
+            spatial=tuple(axes[_SPATIAL]),
+            reduction=tuple(axes[_REDUCTION]),
+            buffer=store.buffer,
+            indices=tuple(store.indices),
+            init=init.value if init is not None else None,
+            value=store.value,
+        )
+        for store, init in zip(stores, inits or [None] * len(stores), strict=True)
+    ]
+
+
+def _stores(statement: tirx.Stmt | None) -> list[tirx.BufferStore]:
+    """The stores that the statement is made of, one of each buffer; none where they depend on each other, or on more.
+
+    TVM writes accumulations into several buffers in one block, such as a sum and a sum of squares.
+    """
+    found: list[tirx.BufferStore] = []
+    bound: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    for part in statement.seq if isinstance(statement, tirx.SeqStmt) else [statement]:
+        if isinstance(part, tirx.Bind):
+            bound[part.var] = substitute(part.value, bound)
+        elif isinstance(part, tirx.BufferStore):
+            found.append(tirx.BufferStore(part.buffer, substitute(part.value, bound), part.indices))
+        else:
+            return []
+    crossed = any(
+        load.source.same_as(other.buffer)
+        for store in found
+        for load in loads(store.value)
+        for other in found
+        if other is not store
     )
+    return [] if crossed else found
 
 
 def _is_zero(expr: tvm.ir.Expr) -> bool:
@@ -114,6 +142,11 @@ def replace_loads(
     )
 
 
+def reload(expr: tvm.ir.Expr, buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr]) -> tvm.ir.Expr:
+    """An expression of one load with that load reading another place."""
+    return tvm_ffi.structural_map(expr, (tvm.ir.TensorLoad, lambda _: tirx.BufferLoad(buffer, list(indices))))
+
+
 def loads(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
     """Every load in the expression."""
     found: list[tvm.ir.TensorLoad] = []
@@ -132,13 +165,14 @@ def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stag
     for stage in stages:
         current = next(s for s in remaining if s.buffer.same_as(stage.buffer))
         readers = [s for s in remaining if reads(s, stage.buffer)]
-        if current.reduction or not readers or keep(current) or not _stores_at_its_axes(current):
+        if current.reduction or not readers or keep(current) or not stores_at_its_axes(current):
             continue
         remaining = [_inlined(s, current) if s in readers else s for s in remaining if s is not current]
     return tuple(remaining)
 
 
-def _stores_at_its_axes(stage: Stage) -> bool:
+def stores_at_its_axes(stage: Stage) -> bool:
+    """Whether the stage stores each element at the place that its axes count."""
     return len(stage.indices) == len(stage.spatial) and all(
         index.same_as(axis.var) or (axis.extent == 1 and _is_zero(index))
         for index, axis in zip(stage.indices, stage.spatial, strict=True)

@@ -1,0 +1,117 @@
+"""Operators → TIR, where TVM's own definition would make a number of a NaN.
+
+TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. LLVM's code for max(a, b)
+is "a > b, then a, else b", one vector instruction, which gives a NaN in b: so what may be NaN comes second. CUDA's fmax
+prefers the number wherever it stands: there it is a choice. Each value is read as rarely as can be, since what is
+fused is written into every place that reads it, and choices within choices take exponential time to simplify.
+Before: any Relax functions. After: no relu, leakyrelu, clip, maximum or minimum; TVM's LegalizeOps does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax, te, topi
+from tvm.relax.transform.legalize_ops.common import LegalizeFunc
+
+
+def _at_least(x: tvm.tirx.PrimExpr, bound: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+    """The greater of both; x where it is NaN."""
+    return tvm.tirx.Select(bound > x, bound, x) if _is_cuda() else tvm.tirx.Max(bound, x)
+
+
+def _at_most(x: tvm.tirx.PrimExpr, bound: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+    return tvm.tirx.Select(bound < x, bound, x) if _is_cuda() else tvm.tirx.Min(bound, x)
+
+
+def _is_cuda() -> bool:
+    target = tvm.target.Target.current(allow_none=True)
+    return target is not None and str(target.kind) == "cuda"
+
+
+def _elementwise(x: te.Tensor, name: str, change: Callable[[tvm.tirx.PrimExpr], tvm.tirx.PrimExpr]) -> te.Tensor:
+    return te.compute(x.shape, lambda *i: change(x(*i)), name=name, tag=topi.tag.ELEMWISE)
+
+
+def _relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    def relu(x: te.Tensor) -> te.Tensor:
+        return _elementwise(x, "relu", lambda value: _at_least(value, tvm.tirx.const(0, value.ty)))
+
+    return bb.call_te(relu, call.args[0], primfunc_name_hint="relu")
+
+
+def _leaky_relu(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    alpha = float(call.attrs.alpha)
+
+    def change(value: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        zero = tvm.tirx.const(0, value.ty)
+        return _at_least(value, zero) + _at_most(value, zero) * tvm.tirx.const(alpha, value.ty)
+
+    def leaky_relu(x: te.Tensor) -> te.Tensor:
+        return _elementwise(x, "leaky_relu", change)
+
+    return bb.call_te(leaky_relu, call.args[0], primfunc_name_hint="leaky_relu")
+
+
+def _clip(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    low, high = (bound.value for bound in call.args[1:])
+
+    def change(value: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        if low != -np.inf:
+            value = _at_least(value, tvm.tirx.const(low, value.ty))
+        return value if high == np.inf else _at_most(value, tvm.tirx.const(high, value.ty))
+
+    def clip(x: te.Tensor) -> te.Tensor:
+        return _elementwise(x, "clip", change)
+
+    return bb.call_te(clip, call.args[0], primfunc_name_hint="clip")
+
+
+def _extreme(choose: Callable[[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr], tvm.tirx.PrimExpr], name: str) -> LegalizeFunc:
+    """The greater or lesser of two tensors of any shapes that broadcast; NaN where either is."""
+
+    def legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        left, right = call.args
+        if isinstance(left, tvm.ir.GenericConst):
+            left, right = right, left
+        constant = right.value.numpy() if isinstance(right, tvm.ir.GenericConst) else None
+        ordered = str(call.ty.dtype).startswith(("int", "uint", "bool"))
+        known = ordered or (constant is not None and not np.isnan(constant.astype("float64")).any())
+        if constant is not None and constant.ndim == 0 and known:
+            scalar = constant.item()
+
+            def with_scalar(x: te.Tensor) -> te.Tensor:
+                return _elementwise(x, name, lambda value: choose(value, tvm.tirx.const(scalar, value.ty)))
+
+            return bb.call_te(with_scalar, left, primfunc_name_hint=name)
+        shape = call.ty.shape.values
+
+        def of_tensors(x: te.Tensor, y: te.Tensor) -> te.Tensor:
+            x, y = topi.broadcast_to(x, shape), topi.broadcast_to(y, shape)
+
+            def pick(*i: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+                chosen = choose(x(*i), y(*i))
+                return chosen if known else tvm.tirx.Select(tvm.tirx.isnan(y(*i)), y(*i), chosen)
+
+            return te.compute(shape, pick, name=name, tag=topi.tag.BROADCAST)
+
+        return bb.call_te(of_tensors, left, right, primfunc_name_hint=name)
+
+    return legalize
+
+
+_LEGALIZATIONS: dict[str, LegalizeFunc] = {
+    "relax.nn.relu": _relu,
+    "relax.nn.leakyrelu": _leaky_relu,
+    "relax.clip": _clip,
+    "relax.maximum": _extreme(_at_least, "maximum"),
+    "relax.minimum": _extreme(_at_most, "minimum"),
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="Legalize")
+def legalize(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Give every operator a kernel."""
+    return relax.transform.LegalizeOps(_LEGALIZATIONS)(module)

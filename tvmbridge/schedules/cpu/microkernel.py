@@ -1,0 +1,303 @@
+"""Writes the loops of a product: tiles of rows × vectors of columns whose sums stay in registers.
+
+The inner loop loads one vector for each of a tile's columns and broadcasts one element of each of its rows, for
+rows × vectors fused multiply-adds (the scheme of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+Multiplication", 2008). What was fused behind the sum is applied to the tile before it is stored. Rows and columns that
+no tile divides are cut into tiles of two sizes, and vectors that overlap: there are no predicates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from tvmbridge.schedules.cpu.columns import Columns
+from tvmbridge.schedules.cpu.emit import (
+    block,
+    loop,
+    nest,
+    number,
+    parallel,
+    prefetch,
+    scratch,
+    sequence,
+    store,
+    unravel,
+    unrolled,
+    vectorized,
+)
+from tvmbridge.schedules.cpu.product import Product
+from tvmbridge.schedules.cpu.stages import Axis, Values, loads, reload, replace_loads, substitute
+from tvmbridge.schedules.cpu.tail import tail_axes
+from tvmbridge.schedules.cpu.tiling import Tiles
+
+BLOCK = 16  # elements of depth that lie together in packed rows: a cache line of float32
+_HEAVY = 40  # expressions in a tail: from so many on it is a loop over the tile's rows instead of written out
+
+Point = Callable[[tvm.ir.Expr, tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config made whole.
+
+    rows, panel: how the rows are cut into tiles, and the vectors of columns into panels.
+    unroll: steps of the depth in one step of its loop.
+    row_tiles, panels: tiles and panels in one task.
+    columns_outer: whether neighbouring tasks share their columns, or else their rows.
+    pack_rows: whether a task first copies its rows into one stream.
+    prefetch: whether a tile asks for what its tail reads before it adds up.
+    threads: whether tasks are dealt out to threads.
+    """
+
+    rows: Tiles
+    panel: Tiles
+    unroll: int
+    row_tiles: int
+    panels: int
+    columns_outer: bool
+    pack_rows: bool
+    prefetch: bool
+    threads: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a task is: its outer axes, its group, its packed rows if any."""
+
+    outer: Values
+    group: tvm.ir.Expr
+    rows: tvm.ir.Var | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    """One tile: which of its task's, its first row and its rows, its first vector and its vectors."""
+
+    index: tvm.ir.Expr
+    row: tvm.ir.Expr
+    rows: int
+    vector: tvm.ir.Expr
+    vectors: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductWriter:
+    """Writes one product by one plan."""
+
+    product: Product
+    plan: Plan
+    columns: Columns
+
+    def write(self) -> tirx.Stmt:
+        """All loops of the sum and its tail."""
+        plan, product = self.plan, self.product
+        row_blocks, column_blocks = -(-plan.rows.count // plan.row_tiles), -(-plan.panel.count // plan.panels)
+        inner = [column_blocks, row_blocks] if plan.columns_outer else [row_blocks, column_blocks]
+        extents = [*(axis.extent for axis in product.outer), product.groups, *inner]
+
+        def task(index: tvm.ir.Expr) -> tirx.Stmt:
+            *outer, group, first, second = unravel(index, extents)
+            row_block, column_block = (second, first) if plan.columns_outer else (first, second)
+            values = {axis.var: value for axis, value in zip(product.outer, outer, strict=True)}
+            return self._task(values, group, row_block, column_block)
+
+        count = math.prod(extents)
+        return parallel(count, task) if plan.threads and count > 1 else loop(count, task)
+
+    def _task(self, outer: Values, group: tvm.ir.Expr, row_block: tvm.ir.Expr, column_block: tvm.ir.Expr) -> tirx.Stmt:
+        plan = self.plan
+        if not plan.pack_rows:
+            return self._panels(_Place(outer, group, None), row_block, column_block)
+        depth = self._depth_axis
+        shape = [*(axis.extent for axis in self._window), depth.extent // BLOCK, plan.rows.size, BLOCK]
+        dtype = str(loads(self.product.left)[0].source.dtype)
+        rows, made = scratch([plan.row_tiles, *shape], dtype, "rows")
+        place = _Place(outer, group, rows)
+        copy = self._tiles(row_block, lambda i, row, count: self._pack(place, _Tile(i, row, count, number(0), 0)))
+        return sequence(made, copy, self._panels(place, row_block, column_block))
+
+    def _panels(self, place: _Place, row_block: tvm.ir.Expr, column_block: tvm.ir.Expr) -> tirx.Stmt:
+        def tiles(vectors: int, vector: tvm.ir.Expr) -> tirx.Stmt:
+            return self._tiles(row_block, lambda i, row, rows: self._tile(place, _Tile(i, row, rows, vector, vectors)))
+
+        panel = self.plan.panel
+        return block(column_block, self.plan.panels, panel.count, lambda _, index: panel.each(index, tiles))
+
+    def _tiles(self, row_block: tvm.ir.Expr, body: Callable[[tvm.ir.Expr, tvm.ir.Expr, int], tirx.Stmt]) -> tirx.Stmt:
+        """`body(which of the task's tiles, first row, rows)` for each of them."""
+        rows = self.plan.rows
+        return block(
+            row_block,
+            self.plan.row_tiles,
+            rows.count,
+            lambda i, index: rows.each(index, lambda count, row: body(i, row, count)),
+        )
+
+    @property
+    def _depth_axis(self) -> Axis:
+        """The reduction axis that is unrolled: the innermost one that has more than one step."""
+        long = [axis for axis in self.product.main.reduction if axis.extent > 1]
+        return (long or self.product.main.reduction)[-1]
+
+    @property
+    def _window(self) -> list[Axis]:
+        return [axis for axis in self.product.main.reduction if axis is not self._depth_axis]
+
+    def _at(self, place: _Place, row: tvm.ir.Expr) -> Values:
+        """The axes of one row; the column axis stands at the group's first column, for the left operand."""
+        row_axes = self.product.row_axes
+        coordinates = unravel(row, [axis.extent for axis in row_axes])
+        return {
+            **place.outer,
+            **{axis.var: value for axis, value in zip(row_axes, coordinates, strict=True)},
+            self.product.column.var: place.group * number(self.product.columns),
+        }
+
+    def _pack(self, place: _Place, tile: _Tile) -> tirx.Stmt:
+        """Copy a tile's rows into the order in which the inner loop reads them."""
+        depth, window = self._depth_axis, self._window
+        load = loads(self.product.left)[0]
+
+        def blocks(chosen: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
+            def copy(step: tvm.ir.Expr, row: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+                at = self._at(place, tile.row + row)
+                at.update({axis.var: value for axis, value in zip(window, chosen, strict=True)})
+                at[depth.var] = step * number(BLOCK) + lane
+                return store(place.rows, [tile.index, *chosen, step, row, lane], substitute(load, at))
+
+            return loop(
+                depth.extent // BLOCK,
+                lambda step: unrolled(tile.rows, lambda r: vectorized(BLOCK, lambda lane: copy(step, r, lane))),
+            )
+
+        return nest([axis.extent for axis in window], blocks)
+
+    def _tile(self, place: _Place, tile: _Tile) -> tirx.Stmt:
+        """Clear the sums, add up, apply the tail and store."""
+        product = self.product
+        # A buffer a row: TVM keeps small ones on the stack, from where LLVM takes them into registers.
+        made = [scratch([tile.vectors, self.columns.vectors.lanes], product.dtype, "sums") for _ in range(tile.rows)]
+        sums = [buffer for buffer, _ in made]
+        clear = self._each(tile, lambda r, v, lane: store(sums[int(r)], [v, lane], product.main.init))
+
+        def add(at: Values, packed: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
+            def update(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+                everything = {**self._at(place, tile.row + r), **at}
+                left = product.left
+                if place.rows is not None:
+                    *front, within = packed
+                    left = reload(left, place.rows, [tile.index, *front, r, within])
+                right = self.columns.value(everything, place.group, tile.vector + v, lane)
+                so_far = tirx.BufferLoad(sums[int(r)], [v, lane])
+                return store(sums[int(r)], [v, lane], so_far + substitute(left, everything) * right)
+
+            return self._each(tile, update)
+
+        steps = (self._prefetch(place, tile), clear, self._depth(add), self._store(place, tile, sums))
+        return sequence(*(statement for _, statement in made), *steps)
+
+    def _each(self, tile: _Tile, body: Point) -> tirx.Stmt:
+        """`body(row, vector, lane)` for the tile's elements, written out."""
+        return sequence(*(self._row(tile, number(r), body) for r in range(tile.rows)))
+
+    def _row(self, tile: _Tile, row: tvm.ir.Expr, body: Point) -> tirx.Stmt:
+        lanes = self.columns.vectors.lanes
+        return unrolled(tile.vectors, lambda v: vectorized(lanes, lambda lane: body(row, v, lane)))
+
+    def _depth(self, add: Callable[[Values, Sequence[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
+        """The loops over the depth around `add(reduction axes, where the packed rows have it)`."""
+        axis, unroll = self._depth_axis, self.plan.unroll
+
+        def window(chosen: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
+            at = {other.var: value for other, value in zip(self._window, chosen, strict=True)}
+
+            def steps(first: tvm.ir.Expr, count: int, packed: tuple[tvm.ir.Expr, tvm.ir.Expr]) -> tirx.Stmt:
+                step, within = packed
+                return unrolled(count, lambda u: add({**at, axis.var: first + u}, [*chosen, step, within + u]))
+
+            if self.plan.pack_rows:
+                return nest(
+                    [axis.extent // BLOCK, BLOCK // unroll],
+                    lambda at: steps(
+                        at[0] * number(BLOCK) + at[1] * number(unroll), unroll, (at[0], at[1] * number(unroll))
+                    ),
+                )
+            whole, rest = divmod(axis.extent, unroll)
+            nowhere = (number(0), number(0))
+            return sequence(
+                loop(whole, lambda k: steps(k * number(unroll), unroll, nowhere)) if whole else None,
+                steps(number(whole * unroll), rest, nowhere) if rest else None,
+            )
+
+        return nest([other.extent for other in self._window], window)
+
+    def _store(self, place: _Place, tile: _Tile, sums: list[tvm.ir.Var]) -> tirx.Stmt:
+        """Apply the tail to the tile's sums and store the output."""
+        tail = self.product.tail
+
+        def total(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
+            return tirx.BufferLoad(sums[int(r)], [v, lane])
+
+        if tail is None or _size(tail.value) < _HEAVY:
+            return self._each(
+                tile, lambda r, v, lane: self._result(self._result_at(place, tile, r, v, lane), total(r, v, lane))
+            )
+        spilled, made = scratch([tile.rows, tile.vectors, self.columns.vectors.lanes], self.product.dtype, "spilled")
+        spill = self._each(tile, lambda r, v, lane: store(spilled, [r, v, lane], total(r, v, lane)))
+
+        def result(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+            return self._result(self._result_at(place, tile, r, v, lane), tirx.BufferLoad(spilled, [r, v, lane]))
+
+        return sequence(made, spill, loop(tile.rows, lambda row: self._row(tile, row, result)))
+
+    def _result_at(self, place: _Place, tile: _Tile, r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> Values:
+        at = self._at(place, tile.row + r)
+        at[self.product.column.var] = self.columns.column(place.group, tile.vector + v, lane)
+        return at
+
+    def _result(self, at: Values, total: tvm.ir.Expr) -> tirx.Stmt:
+        """Store what the tail makes of one element's sum."""
+        main, tail = self.product.main, self.product.tail
+        if tail is None:
+            return store(main.buffer, [substitute(index, at) for index in main.indices], total)
+        tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
+        value = replace_loads(tail.value, main.buffer, lambda _: total)
+        return store(tail.buffer, [substitute(index, tail_at) for index in tail.indices], substitute(value, tail_at))
+
+    def _prefetch(self, place: _Place, tile: _Tile) -> tirx.Stmt | None:
+        """Ask for the tile of each other operand of the tail that is as large as the output."""
+        main, tail = self.product.main, self.product.tail
+        if not self.plan.prefetch or tail is None:
+            return None
+        size = math.prod(int(extent) for extent in tail.buffer.shape)
+        operands = [
+            load
+            for load in loads(tail.value)
+            if not load.source.same_as(main.buffer) and math.prod(int(e) for e in load.source.shape) == size
+        ]
+
+        def ask(r: tvm.ir.Expr, v: tvm.ir.Expr) -> tirx.Stmt:
+            at = self._result_at(place, tile, r, v, number(0))
+            tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
+            return sequence(*(prefetch(substitute(load, tail_at)) for load in operands))
+
+        if not operands:
+            return None
+        return unrolled(tile.rows, lambda r: unrolled(tile.vectors, lambda v: ask(r, v)))
+
+
+def _size(expr: tvm.ir.Expr) -> int:
+    count = 0
+
+    def visit(_: object) -> None:
+        nonlocal count
+        count += 1
+
+    tvm_ffi.structural_walk(expr, (tvm.ir.Expr, visit))
+    return count
