@@ -16,7 +16,7 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, vectorized
+from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, unravel, vectorized
 from tvmbridge.schedules.cpu.sliding import Slide, Sliding
 from tvmbridge.schedules.cpu.stages import replace_loads, substitute
 
@@ -149,8 +149,8 @@ def _tile(tiling: Tiling, place: Place, spot: _Spot, whole: bool, edge: bool) ->
     cells: dict[tuple[int, int], _Cell] = {}
     made = []
     for position, vector in itertools.product(range(spot.size), range(vectors)):
-        # A buffer for each: what TVM shall put on the stack, and LLVM in registers, has at most 1 kB and this scope.
-        register, made_here = scratch([lanes], str(tiling.sliding.accumulator.dtype), "register", "global")
+        # A buffer for each: together they may be too large for the stack, and so for registers.
+        register, made_here = scratch([lanes], str(tiling.sliding.accumulator.dtype), "register")
         here = {**place, slide.axis.var: spot.first + position, channel: place[channel] + vector * lanes}
         cells[position, vector] = _Cell(tiling.sliding, lanes, here, register)
         made.append(made_here)
@@ -204,13 +204,9 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
 
     over_groups: the loop over the groups of channels.
     """
-    place: Place = {slide.axis.var: number(0) for slide in tiling.others}
+    positions = unravel(index, [slide.axis.extent for slide in tiling.others])
+    place = {slide.axis.var: position for slide, position in zip(tiling.others, positions, strict=True)}
     middle: list[tvm.ir.Expr] = []
-    remaining = tiling.rows
-    for slide in reversed([slide for slide in tiling.others if slide.axis.extent > 1]):
-        remaining //= slide.axis.extent
-        place[slide.axis.var] = tirx.floormod(index, slide.axis.extent) if remaining > 1 else index
-        index = tirx.floordiv(index, slide.axis.extent)
     for slide in tiling.others:
         if slide.padded:
             position = place[slide.axis.var]
