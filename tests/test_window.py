@@ -183,6 +183,42 @@ def test_pooling_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
         assert_close(output, reference, TOLERANCE[dtype])
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_a_window_along_the_contiguous_axis_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
+    """Channels first, the last axis by steps of one: a convolution of sequences, or pooling of images."""
+    target = data.draw(st.sampled_from(RUNNABLE))
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    kind = data.draw(st.sampled_from(["convolution", "max", "average"]))
+    rank = 1 if kind == "convolution" else 2
+    places, window, strides, padding, dilation = draw_geometry(data, rank)
+    strides[-1] = 1
+    places[-1] += data.draw(st.integers(2, 40))
+    channels = data.draw(st.sampled_from([2, 3, 16, 19]))
+    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    x = random_array(generator, (2, channels, *places), dtype)
+    w = random_array(generator, (channels, 1, *window), dtype)
+    seen = patches(np.moveaxis(x, 1, -1), window, strides, padding, dilation)
+    taps = tuple(range(-rank, 0))
+
+    def build(x: relax.Expr) -> relax.Expr:
+        if kind == "convolution":
+            return op.nn.relu(op.nn.conv1d(x, relax.const(w, dtype), strides, padding, dilation, channels))
+        pool = op.nn.max_pool2d if kind == "max" else op.nn.avg_pool2d
+        return pool(x, window, strides, padding, dilation)
+
+    if kind == "convolution":
+        reference = np.nansum(seen * w.astype("float64")[:, 0], taps).clip(0)
+    elif kind == "max":
+        reference = np.nan_to_num(seen, nan=float(np.finfo(dtype).min)).max(taps)
+    else:
+        reference = np.nansum(seen, taps) / (~np.isnan(seen)).sum(taps).clip(1)
+    output, windows = run_drawn(data, build, [x], target)
+    border = sum(padding[rank - 1 :: rank])
+    assert windows == 1 or 2 * border > places[-1] or window[-1] == 1
+    assert_close(output, np.moveaxis(reference, -1, 1), TOLERANCE[dtype])
+
+
 def depthwise(
     places: int, channels: int, window: int = 3, stride: int = 1, dtype: str = "float32", target: Target = NATIVE
 ) -> Kernel:
@@ -205,12 +241,16 @@ def unfit(name: str) -> Kernel:
     if name == "padding that counts":
         padded = te.compute((2, 11, 8, 16), lambda n, y, x_, c: tvm.tirx.if_then_else(y < 9, x[n, y, x_, c], 1.0))
         made = te.compute(shape, lambda n, y, x_, c: te.sum(padded[n, y + axis, x_, c], axis))
-    elif name == "a window that slides over channels":
-        made = te.compute((2, 9, 8, 14), lambda n, y, x_, c: te.sum(x[n, y, x_, c + axis], axis))
+    elif name == "a window that leaps over channels":
+        made = te.compute((2, 9, 8, 7), lambda n, y, x_, c: te.sum(x[n, y, x_, c * 2 + axis], axis))
+    elif name == "mostly borders":
+        inside = te.compute((2, 9, 8, 28), lambda n, y, x_, c: tvm.tirx.if_then_else(c < 16, x[n, y, x_, c], 0.0))
+        wide = te.reduce_axis((0, 12), name="wide")
+        made = te.compute((2, 9, 8, 16), lambda n, y, x_, c: te.sum(inside[n, y, x_, c + wide], wide))
     elif name == "a window that slides aslant":
         made = te.compute((2, 4, 3, 16), lambda n, y, x_, c: te.sum(x[n, y + x_ + axis, x_, c], axis))
     elif name == "two tensors that slide differently":
-        made = te.compute((2, 7, 8, 16), lambda n, y, x_, c: te.sum(x[n, y + axis, x_, c] * x[n, y, x_, c], axis))
+        made = te.compute((2, 7, 6, 16), lambda n, y, z, c: te.sum(x[n, y + axis, z, c] * x[n, y, z + axis, c], axis))
     elif name == "a product":
         product = te.comm_reducer(lambda a, b: a * b, lambda dtype: tvm.tirx.const(1, dtype))
         made = te.compute((2, 7, 8, 16), lambda n, y, x_, c: product(x[n, y + axis, x_, c], axis))
@@ -228,7 +268,8 @@ def unfit(name: str) -> Kernel:
     "name",
     [
         "padding that counts",
-        "a window that slides over channels",
+        "a window that leaps over channels",
+        "mostly borders",
         "a window that slides aslant",
         "two tensors that slide differently",
         "a product",

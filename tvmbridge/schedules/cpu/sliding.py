@@ -1,7 +1,8 @@
 """Recognises a kernel that slides a window over a tensor: depthwise convolution, max and average pooling of any rank.
 
 What is looked at is what the kernel computes, never what it is called: a reduction over `input[.., p * stride + t *
-dilation + offset, .., c]`, where p is a position of the output, t a tap of the window and c the last, contiguous axis.
+dilation + offset, .., c]`, where p is a position of the output, t a tap of the window and c the last, contiguous axis,
+along which the window may slide too, by steps of one.
 """
 
 from __future__ import annotations
@@ -75,20 +76,25 @@ class Sliding:
     """A sliding-window reduction, and what is done to each of its results.
 
     slides: of every axis of the output but the last, in order.
-    channels: the last axis.
+    across: of the last axis, whose neighbours lie beside each other in the input too.
     init: what a result starts as. Padding would not change a result, and is not in `update`.
     accumulator: what `update` reads and writes at the result's own place.
     stored, indices, value: `stored[indices] = value` is what becomes of the result; `value` reads it in `accumulator`.
     """
 
     slides: tuple[Slide, ...]
-    channels: Axis
+    across: Slide
     accumulator: tvm.ir.Var
     init: tvm.ir.Expr
     update: tvm.ir.Expr
     stored: tvm.ir.Var
     indices: tuple[tvm.ir.Expr, ...]
     value: tvm.ir.Expr
+
+    @property
+    def channels(self) -> Axis:
+        """The last axis."""
+        return self.across.axis
 
 
 def read_sliding(function: tirx.PrimFunc) -> Sliding | None:
@@ -114,9 +120,9 @@ def read_sliding(function: tirx.PrimFunc) -> Sliding | None:
     slides = _slides(first, value)
     for condition in conditions:
         slides = None if slides is None else _narrowed(slides, condition)
-    if slides is None:
-        return None
-    return Sliding(slides, first.spatial[-1], first.buffer, first.init, value, *outcome)
+    if slides is None or 2 * len(slides[-1].whole) < slides[-1].axis.extent:
+        return None  # too little of the last axis lies between its borders to be worth vectors
+    return Sliding(slides[:-1], slides[-1], first.buffer, first.init, value, *outcome)
 
 
 def _is_one_of(buffer: tvm.ir.Var, buffers: Sequence[tvm.ir.Var]) -> bool:
@@ -228,20 +234,18 @@ def _linear(expr: tvm.ir.Expr, axes: Sequence[Axis]) -> tuple[dict[tvm.ir.Var, i
 
 
 def _slides(stage: Stage, update: tvm.ir.Expr) -> tuple[Slide, ...] | None:
-    """How the window moves over the input along each axis but the last; None where it does not, or otherwise."""
+    """How the window moves over the input along each axis, the last one last; None where it does not, or otherwise."""
     *outer, channels = stage.spatial
     windows = [axis for axis in stage.reduction if axis.extent > 1]
-    inputs = [load for load in loads(update) if not load.source.same_as(stage.buffer)]
     moved = {axis.var for axis in outer}
-    moving = [
-        i for i in inputs if any((slide := _slide(x, outer, windows)) and slide.axis.var in moved for x in i.indices)
-    ]
+    moving = _moving(stage, update, windows)
     if not moving or not all(tvm_ffi.structural_equal(moving[0], load) for load in moving):
         return None
     *indices, last = moving[0].indices
-    if not _follows(last, channels):
+    across = Slide(channels, None, 0, 1) if _follows(last, channels) else _slide(last, [channels], windows)
+    if across is None or (across.taps and across.stride != 1):
         return None
-    found: list[Slide] = []
+    found = [across]
     for index in indices:
         if _constant(index) is None:
             slide = _slide(index, outer, windows)
@@ -252,11 +256,24 @@ def _slides(stage: Stage, update: tvm.ir.Expr) -> tuple[Slide, ...] | None:
     taps = [slide.taps.var for slide in found if slide.taps]
     if len(set(positions)) != len(positions) or len(set(taps)) != len(taps) or len(taps) != len(windows):
         return None
-    if windows and not any(slide.taps and slide.axis.var in moved for slide in found):
-        return None  # a reduction of whole axes
     still = [Slide(axis, None, 0, 1) for axis in outer if axis.var not in positions]
     ordered = {slide.axis.var: slide for slide in (*found, *still)}
-    return (*(s for s in found if s.axis.var not in moved), *(ordered[axis.var] for axis in outer))
+    alone = (slide for slide in found[1:] if slide.axis.var not in moved)
+    return (*alone, *(ordered[axis.var] for axis in outer), across)
+
+
+def _moving(stage: Stage, update: tvm.ir.Expr, windows: Sequence[Axis]) -> list[tvm.ir.TensorLoad]:
+    """What the window slides over; where it has but one tap, everything that has a place for each result.
+
+    Weights may have axes of the output, but have their taps apart from them.
+    """
+    sliding, placed = [], []
+    for load in loads(update):
+        slides = [slide for index in load.indices if (slide := _slide(index, stage.spatial, windows))]
+        if not load.source.same_as(stage.buffer):
+            sliding += [load] if any(slide.taps and slide.stride for slide in slides) else []
+            placed += [load] if any(slide.axis in stage.spatial[:-1] for slide in slides) else []
+    return sliding or ([] if windows else placed)
 
 
 def _slide(index: tvm.ir.Expr, outer: Sequence[Axis], windows: Sequence[Axis]) -> Slide | None:

@@ -25,7 +25,7 @@ _SETS, _WAYS, _LINE_BYTES = 64, 8, 64  # a first-level cache as most cores have 
 def _lanes(sliding: Sliding, target: Target) -> int:
     """A full vector of accumulators, or the largest power of two of channels that there is."""
     widest = target.vector_bits // tvm.DataType(str(sliding.accumulator.dtype)).bits
-    return min(widest, 1 << (sliding.channels.extent.bit_length() - 1))
+    return min(widest, 1 << (len(sliding.across.whole).bit_length() - 1))
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
@@ -39,24 +39,33 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
         return []
     lanes = _lanes(sliding, target)
     found: list[Config] = []
-    for vectors in range(1, min(4, sliding.channels.extent // lanes) + 1):
+    for vectors in range(1, min(4, len(sliding.across.whole) // lanes) + 1):
         slide = Tiling(sliding, lanes, vectors, 1).slide
         for positions in sorted({even_sizes(slide.axis.extent, largest)[0] for largest in (1, 2, 4, 6, 8, 11, 14)}):
             tiling = Tiling(sliding, lanes, vectors, positions)
             held = (positions + slide.window) * vectors + 1
             if positions == 1 or (held <= target.vector_registers and tiling.written_out):
-                blocks = sorted({1, min(4, tiling.groups), tiling.groups})
+                blocks = [tiling.groups] if sliding.across.padded else sorted({1, min(4, tiling.groups), tiling.groups})
                 found += [{"positions": positions, "vectors": vectors, "block": block} for block in blocks]
     return found
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:
-    """One vector of channels at a time where the first-level cache keeps the rows of a window, else neighbours too."""
+    """One vector of channels at a time where the first-level cache keeps the rows of a window, else neighbours too.
+
+    A window that slides along the vectors shares no inputs between positions: then a tile is mostly vectors.
+    """
     sliding = read_sliding(kernel.function)
-    kept = sliding is not None and _rows_stay_in_cache(sliding)
-    largest = {"positions": 8, "vectors": 1, "block": 1} if kept else {"positions": 4, "vectors": 2, "block": 4}
-    within = [c for c in _configs(kernel, target) if all(int(c[name]) <= most for name, most in largest.items())]
-    return max(within, key=lambda c: (int(c["positions"]) * int(c["vectors"]), int(c["vectors"]), int(c["block"])))
+    assert sliding is not None, kernel.key
+    if sliding.across.window > 1:
+        positions, vectors, block = 2, 4, 4
+    else:
+        positions, vectors, block = (8, 1, 1) if _rows_stay_in_cache(sliding) else (4, 2, 4)
+    within = [c for c in _configs(kernel, target) if int(c["positions"]) <= positions and int(c["vectors"]) <= vectors]
+    return max(
+        within,
+        key=lambda c: (int(c["positions"]) * int(c["vectors"]), int(c["vectors"]), -abs(int(c["block"]) - block)),
+    )
 
 
 def _rows_stay_in_cache(sliding: Sliding) -> bool:
@@ -78,7 +87,8 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     if sliding is None:
         raise ValueError(f"{kernel.key} slides no window")
     tiling = Tiling(sliding, _lanes(sliding, target), int(config["vectors"]), int(config["positions"]))
-    blocks = math.ceil(tiling.groups / int(config["block"]))
+    # The borders along the channels belong to no block: there is but one then.
+    blocks = 1 if sliding.across.padded else math.ceil(tiling.groups / int(config["block"]))
     alone = tiling.steps < _PARALLEL_STEPS
     parts = 1 if alone else _parts(blocks, tiling.rows, target.cores)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, vectorized
+from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, unravel, vectorized
 from tvmbridge.schedules.cpu.sliding import Slide, Sliding
 from tvmbridge.schedules.cpu.stages import replace_loads, substitute
 
@@ -54,12 +54,12 @@ class Tiling:
     @property
     def groups(self) -> int:
         """How many tiles of channels lie beside each other; the last one may overlap its neighbour."""
-        return math.ceil(self.sliding.channels.extent / (self.lanes * self.vectors))
+        return math.ceil(len(self.sliding.across.whole) / (self.lanes * self.vectors))
 
     @property
     def steps(self) -> int:
         """Vector operations of the whole kernel."""
-        channels = math.ceil(self.sliding.channels.extent / self.lanes)
+        channels = math.ceil(self.sliding.channels.extent / self.lanes) * self.sliding.across.window
         return channels * math.prod(slide.axis.extent * slide.window for slide in self.sliding.slides)
 
     @property
@@ -71,7 +71,7 @@ class Tiling:
     @property
     def all_written_out(self) -> bool:
         """Whether the taps along the other axes are written out too, where none of them is padding."""
-        taps = math.prod(slide.window for slide in self.sliding.slides)
+        taps = math.prod(slide.window for slide in (*self.sliding.slides, self.sliding.across))
         return self.written_out and taps * self.positions * self.vectors <= _WRITTEN_OUT
 
     @property
@@ -101,27 +101,27 @@ def even_sizes(extent: int, largest: int) -> list[int]:
 class _Cell:
     """One vector of results. place: of its first lane. register: the buffer that accumulates it."""
 
-    tiling: Tiling
+    sliding: Sliding
+    lanes: int
     place: Place
     register: tvm.ir.Var
 
     def start(self) -> tirx.Stmt:
         """The register as it is before the first tap."""
-        return self._put(self.register, None, self.tiling.sliding.init, {})
+        return self._put(self.register, None, self.sliding.init, {})
 
     def step(self, taps: Place) -> tirx.Stmt:
         """One tap into the register."""
-        return self._put(self.register, None, self.tiling.sliding.update, taps)
+        return self._put(self.register, None, self.sliding.update, taps)
 
     def finish(self) -> tirx.Stmt:
         """What becomes of the register."""
-        sliding = self.tiling.sliding
-        return self._put(sliding.stored, sliding.indices, sliding.value, {})
+        return self._put(self.sliding.stored, self.sliding.indices, self.sliding.value, {})
 
     def _put(
         self, buffer: tvm.ir.Var, indices: tuple[tvm.ir.Expr, ...] | None, value: tvm.ir.Expr, taps: Place
     ) -> tirx.Stmt:
-        channel, accumulator = self.tiling.sliding.channels.var, self.tiling.sliding.accumulator
+        channel, accumulator = self.sliding.channels.var, self.sliding.accumulator
 
         def at(lane: tvm.ir.Expr) -> tirx.Stmt:
             here = {**self.place, **taps, channel: self.place[channel] + lane}
@@ -129,37 +129,46 @@ class _Cell:
             computed = replace_loads(substitute(value, here), accumulator, lambda _indices: held)
             return store(buffer, [lane] if indices is None else [substitute(i, here) for i in indices], computed)
 
-        return vectorized(self.tiling.lanes, at)
+        return vectorized(self.lanes, at)
 
 
-def _tile(tiling: Tiling, place: Place, first: tvm.ir.Expr, size: int, known: int | None, whole: bool) -> tirx.Stmt:
-    """One tile.
+@dataclasses.dataclass(frozen=True)
+class _Spot:
+    """Positions of a tile: `size` from `first`. known: the same as first, where taps along them may be padding."""
 
-    first: its first position. known: the same, where taps may be padding. whole: along the other axes no tap is.
-    """
-    slide, channel = tiling.slide, tiling.sliding.channels.var
+    first: tvm.ir.Expr
+    size: int
+    known: int | None
+
+
+def _tile(tiling: Tiling, place: Place, spot: _Spot, whole: bool, edge: bool) -> tirx.Stmt:
+    """One tile. whole: along the other axes no tap is padding. edge: along the channels some are; it is of one."""
+    slide, across = tiling.slide, tiling.sliding.across
+    lanes, vectors = (1, 1) if edge else (tiling.lanes, tiling.vectors)
+    channel = across.axis.var
     cells: dict[tuple[int, int], _Cell] = {}
     made = []
-    for position, vector in itertools.product(range(size), range(tiling.vectors)):
-        # A buffer for each: what TVM shall put on the stack, and LLVM in registers, has at most 1 kB and this scope.
-        register, made_here = scratch([tiling.lanes], str(tiling.sliding.accumulator.dtype), "register", "global")
-        here = {**place, slide.axis.var: first + position, channel: place[channel] + vector * tiling.lanes}
-        cells[position, vector] = _Cell(tiling, here, register)
+    for position, vector in itertools.product(range(spot.size), range(vectors)):
+        # A buffer for each: together they may be too large for the stack, and so for registers.
+        register, made_here = scratch([lanes], str(tiling.sliding.accumulator.dtype), "register")
+        here = {**place, slide.axis.var: spot.first + position, channel: place[channel] + vector * lanes}
+        cells[position, vector] = _Cell(tiling.sliding, lanes, here, register)
         made.append(made_here)
 
     def written_out(taps: Place) -> tirx.Stmt:
         steps = [
             cells[position, vector].step({**taps, **({slide.taps.var: number(tap)} if slide.taps else {})})
-            for position, tap in _in_order_of_input(slide, size)
-            if known is None or slide.counts(known + position, tap)
-            for vector in range(tiling.vectors)
+            for position, tap in _in_order_of_input(slide, spot.size)
+            if spot.known is None or slide.counts(spot.known + position, tap)
+            for vector in range(vectors)
         ]
         return sequence(*steps) if steps else tirx.Evaluate(0)  # nothing, where all taps are padding
 
     def looped(taps: Place) -> tirx.Stmt:
         return sequence(*(cell.step(taps) for cell in cells.values()))
 
-    body: _OfTaps = written_out if tiling.written_out else _over_taps(slide, first, False, False, looped)
+    body: _OfTaps = written_out if tiling.written_out else _over_taps(slide, spot.first, False, False, looped)
+    body = _over_taps(across, place[channel], not edge, tiling.all_written_out, body)
     for other in reversed(tiling.others):
         body = _over_taps(other, place[other.axis.var], whole, tiling.all_written_out, body)
     return sequence(
@@ -195,13 +204,9 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
 
     over_groups: the loop over the groups of channels.
     """
-    place: Place = {slide.axis.var: number(0) for slide in tiling.others}
+    positions = unravel(index, [slide.axis.extent for slide in tiling.others])
+    place = {slide.axis.var: position for slide, position in zip(tiling.others, positions, strict=True)}
     middle: list[tvm.ir.Expr] = []
-    remaining = tiling.rows
-    for slide in reversed([slide for slide in tiling.others if slide.axis.extent > 1]):
-        remaining //= slide.axis.extent
-        place[slide.axis.var] = tirx.floormod(index, slide.axis.extent) if remaining > 1 else index
-        index = tirx.floordiv(index, slide.axis.extent)
     for slide in tiling.others:
         if slide.padded:
             position = place[slide.axis.var]
@@ -215,22 +220,28 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
 
 
 def _tiles(tiling: Tiling, place: Place, over_groups: Callable[[Body], tirx.Stmt], whole: bool) -> tirx.Stmt:
-    channels, width = tiling.sliding.channels, tiling.lanes * tiling.vectors
+    channels, inside = tiling.sliding.channels, tiling.sliding.across.whole
+    width = tiling.lanes * tiling.vectors
 
-    def tiles(first: tvm.ir.Expr, size: int, known: int | None) -> tirx.Stmt:
+    def tiles(spot: _Spot) -> tirx.Stmt:
         def of_group(group: tvm.ir.Expr) -> tirx.Stmt:
-            channel = group * width
-            if channels.extent % width:
-                channel = tirx.min(channel, channels.extent - width)
-            return _tile(tiling, {**place, channels.var: channel}, first, size, known, whole)
+            channel = group * width + inside.start
+            if len(inside) % width:
+                channel = tirx.min(channel, inside.stop - width)
+            return _tile(tiling, {**place, channels.var: channel}, spot, whole, False)
 
-        return over_groups(of_group)
+        def of_edge(first: int, end: int) -> tirx.Stmt | None:
+            if first == end:
+                return None
+            return loop(end - first, lambda i: _tile(tiling, {**place, channels.var: i + first}, spot, whole, True))
 
-    def run(start: int, size: int, count: int, inside: bool) -> tirx.Stmt:
-        if inside:
-            return loop(count, lambda i: tiles(i * size + start, size, None))
-        return tiles(number(start), size, start)
+        return sequence(over_groups(of_group), of_edge(0, inside.start), of_edge(inside.stop, channels.extent))
+
+    def run(start: int, size: int, count: int, all_count: bool) -> tirx.Stmt:
+        if all_count:
+            return loop(count, lambda i: tiles(_Spot(i * size + start, size, None)))
+        return tiles(_Spot(number(start), size, start))
 
     if not tiling.written_out:
-        return loop(tiling.slide.axis.extent, lambda position: tiles(position, 1, None))
+        return loop(tiling.slide.axis.extent, lambda position: tiles(_Spot(position, 1, None)))
     return sequence(*itertools.starmap(run, tiling.sections))
