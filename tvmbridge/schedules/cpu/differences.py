@@ -1,7 +1,7 @@
 """Keeps divided differences, such as (7 - i) % 8 in the index of a reversed tile, from mistakes of TVM 0.27.
 
-Its FlattenBuffer takes a[(7 - i) % 8] for a[-(i % -8)], which is another element, and a vector of (7 - i) // 2 that occurs
-twice becomes a name that is defined twice. It does not look behind names.
+Its FlattenBuffer takes a[(7 - i) % 8] for a[-(i % -8)], which is another element, and a vector of (7 - i) // 2 that
+occurs twice becomes a name that is defined twice. It does not look behind names.
 """
 
 from __future__ import annotations
