@@ -28,7 +28,8 @@ from tvmbridge.targets import Target
 
 _PARALLEL_MULTIPLY_ADDS = 1 << 17  # about 5 µs of one core's work: below it a second thread costs more than it brings
 _CACHE_BYTES = 1 << 19  # half of a typical second-level cache
-_LARGEST_TILE, _WIDEST_PANEL, _MOST_ROW_TILES = 14, 8, 4
+_LARGEST_TILE, _WIDEST_PANEL = 14, 8
+_ROW_TILES, _MOST_GUESSED = (1, 2, 3, 4, 8), 4
 _PAD_UNROLL = 4  # vectors in one step of the loops that copy an operand with its border
 _EVEN = 0.95  # of the cores' time that even shares of the tasks make use of
 
@@ -70,11 +71,15 @@ def _worth(product: Product, tile: tuple[int, int], count: int) -> float:
     return rows * wide / (rows + wide) + 0.05 * rows * wide
 
 
-def _guess(kernel: Kernel, target: Target) -> Config:
-    product = _read(kernel)
+def _best_tile(product: Product, target: Target) -> tuple[int, int]:
     # LLVM loads ahead of the multiply-adds: without an eighth of the registers to spare it puts sums on the stack.
     spare = target.vector_registers * 7 // 8
-    rows, wide = next(tile for tile in _tiles(product, target) if (tile[0] + 1) * tile[1] <= spare)
+    return next(tile for tile in _tiles(product, target) if (tile[0] + 1) * tile[1] <= spare)
+
+
+def _guess(kernel: Kernel, target: Target) -> Config:
+    product = _read(kernel)
+    rows, wide = _best_tile(product, target)
     count = _vectors(product, target).count
     item_bytes = tvm.DataType(product.dtype).bits // 8
     return {
@@ -97,12 +102,13 @@ def _even_row_tiles(product: Product, tiles: int, panels: int, cores: int) -> in
         tasks = product.repeats * panels * -(-tiles // row_tiles)
         return tasks / (-(-tasks // cores) * cores)
 
-    return max(range(1, min(_MOST_ROW_TILES, tiles) + 1), key=lambda n: (min(evenness(n), _EVEN), n))
+    return max(range(1, min(_MOST_GUESSED, tiles) + 1), key=lambda n: (min(evenness(n), _EVEN), n))
 
 
 def _configs(kernel: Kernel, target: Target) -> list[Config]:
     product = _read(kernel)
     count = _vectors(product, target).count
+    tiles = dict.fromkeys([_best_tile(product, target), *_tiles(product, target)[:12]])
     pack_columns = (True,) if product.constant is not None or product.right_step != 1 else (False, True)
     return [
         {
@@ -117,7 +123,7 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
             "prefetch": True,
         }
         for (rows, wide), unroll, row_tiles, outer, pack_rows, pack in itertools.product(
-            _tiles(product, target)[:12], (2, 4, 8), (1, 2, 4, 8), (False, True), (False, True), pack_columns
+            tiles, (2, 4, 8), _ROW_TILES, (False, True), (False, True), pack_columns
         )
         for panels in ((1, 4, 16) if pack_rows else (1,))
         if row_tiles <= cut(product.rows, rows).count
