@@ -106,3 +106,25 @@ def test_a_batch_norm_that_no_convolution_takes_in_is_a_scale_and_a_shift(dtype:
     tolerance = 1e-5 if dtype == "float32" else 5e-3
     np.testing.assert_allclose(output, ReferenceSession(graph).run({"x": x})["y"], rtol=tolerance, atol=tolerance)
     assert [kernel.name for kernel in lowered.kernels] == ["fused_multiply_add_relu"]
+
+
+@pytest.mark.parametrize("layout", ["InstanceNormalization", "GroupNormalization"])
+def test_a_mean_far_from_zero_costs_no_digits(layout: str) -> None:
+    weights = {"scale": random_weight((6,), 1) + 1, "shift": random_weight((6,), 2)}
+    groups = {"num_groups": 3} if layout == "GroupNormalization" else {}
+    graph = model(
+        [node(layout, "x scale shift", "y", **groups)],
+        [value("x", (2, 6, 9, 5))],
+        [value("y", None)],
+        weights,
+        opset=21,
+    )
+    imported = import_onnx(graph)
+    x = (np.random.default_rng(0).normal(size=(2, 6, 9, 5)) + 64).astype("f4")
+    lowered = lower(imported, NATIVE)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    rows = x.astype("f8").reshape(2, groups.get("num_groups", 6), -1)
+    normal = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
+    expected = normal.reshape(x.shape) * weights["scale"].reshape(-1, 1, 1) + weights["shift"].reshape(-1, 1, 1)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=2e-5)
+    assert len(lowered.kernels) == 1

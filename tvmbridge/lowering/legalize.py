@@ -1,4 +1,4 @@
-"""Operators → TIR: TVM's LegalizeOps, with definitions of our own where TVM's would make a number of a NaN.
+"""Operators → TIR: TVM's LegalizeOps, with definitions of our own where TVM's lose a NaN or digits.
 
 TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. LLVM's code for max(a, b)
 is "a > b, then a, else b", one vector instruction, which gives a NaN in b: so what may be NaN comes second. CUDA's fmax
@@ -103,6 +103,29 @@ def _extreme(choose: Callable[[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr], tvm.tirx.P
     return legalize
 
 
+def _group_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """TOPI's, of the distances to each group's first element.
+
+    TOPI takes the variance as mean(x²) - mean(x)², of which little is left where the mean is large; to shift all
+    elements of a group changes nothing else.
+    """
+    attrs = call.attrs
+    axes, channel = [int(axis) for axis in attrs.axes], int(attrs.channel_axis)
+    size = int(call.ty.shape[channel]) // int(attrs.num_groups)
+
+    def group_norm(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        def distance(*i: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+            first = [0 if axis in axes else index for axis, index in enumerate(i)]
+            first[channel] = i[channel] // size * size
+            return x(*i) - x(*first)
+
+        distances = te.compute(x.shape, distance, name="distance")
+        epsilon = float(attrs.epsilon)
+        return topi.nn.group_norm(distances, gamma, beta, int(attrs.num_groups), channel, axes, epsilon)
+
+    return bb.call_te(group_norm, *call.args, primfunc_name_hint="group_norm")
+
+
 def _reshape(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """A kernel only behind a slice, which it then fuses with: what reads the parts of a tensor reads them there."""
     made_by = bb.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else None
@@ -115,6 +138,7 @@ def _reshape(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.nn.relu": _relu,
     "relax.nn.leakyrelu": _leaky_relu,
+    "relax.nn.group_norm": _group_norm,
     "relax.reshape": _reshape,
     "relax.clip": _clip,
     "relax.maximum": _extreme(_at_least, "maximum"),
