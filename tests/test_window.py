@@ -76,7 +76,7 @@ def run_drawn(
     lowered = lower_expression(build, [(x.shape, str(x.dtype)) for x in arrays], target)
     choose = Drawn(data, target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window_template, "_PARALLEL_STEPS", data.draw(st.sampled_from([0, 1 << 14])))
+        patch.setattr(window_template, "_PARALLEL_STEPS", data.draw(st.sampled_from([0, 1 << 30])))
         (output,) = run_lowered(lowered, target, arrays, choose)
     return output, choose.count
 

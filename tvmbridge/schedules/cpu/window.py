@@ -18,7 +18,7 @@ from tvmbridge.schedules.cpu.sliding import Sliding, read_sliding
 from tvmbridge.schedules.cpu.window_loops import Tiling, even_sizes, row
 from tvmbridge.targets import Target
 
-_PARALLEL_STEPS = 1 << 14  # about 10 µs of one core's work: below it a second thread costs more than it brings
+_PARALLEL_STEPS = 1 << 15  # vector operations, about 8 µs of one core: below it a second costs more than it brings
 _SETS, _WAYS, _LINE_BYTES = 64, 8, 64  # a first-level cache as most cores have it: 32 kB
 
 
