@@ -217,6 +217,13 @@ def nearest(x: np.ndarray) -> np.ndarray:
     return x.repeat(2, 1).repeat(2, 2)
 
 
+def doubling(x: relax.Expr) -> relax.Expr:
+    builder = relax.BlockBuilder.current()
+    for _ in range(14):
+        x = builder.emit(op.maximum(x, op.multiply(x, relax.const(0.5, F32))))
+    return x
+
+
 INDICES = np.array([[3, 0, 600, 3], [-5, 2, 1, 29]])
 
 # name → (Relax, inputs, NumPy)
@@ -326,6 +333,11 @@ KERNELS: dict[str, tuple[Build, list[Input], Callable]] = {
         lambda i: 1.0 + (i[..., None] == np.arange(30)),
     ),
     "constants": (lambda: op.full((5, 7), relax.const(3.0, F32)), [], lambda: np.full((5, 7), 3.0)),
+    "a chain that doubles with every link": (
+        doubling,
+        [((5, 67), F32)],
+        lambda x: np.where(x > 0, x, x * 0.5**14),
+    ),
     "an expensive value read thrice": (
         lambda x, y: op.add(op.concat([op.exp(x), op.exp(x)], 0), op.multiply(y, op.concat([op.exp(x)] * 2, 0))),
         [((5, 7), F32), ((10, 7), F32)],
