@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 import pytest
 import tvm
@@ -15,24 +13,17 @@ from hypothesis import strategies as st
 from kernels import (
     Build,
     Input,
-    compile_function,
-    guess,
     lower_expression,
-    lower_function,
-    plan,
     random_array,
-    run_function,
     run_lowered,
     runnable_targets,
 )
-from tvm import relax, te
+from tvm import relax
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.schedules.cpu.map import TEMPLATE
-from tvmbridge.schedules.cpu.pieces import read_pieces
-from tvmbridge.schedules.cpu.stages import inline, read_stages
-from tvmbridge.targets import Target, parse_preset
+from tvmbridge.targets import Target
 
 pytestmark = pytest.mark.compiler
 
@@ -370,88 +361,3 @@ def test_a_kernel_agrees_with_numpy_in_every_config_of_every_template(name: str)
 
 def guess_of_last(kernel: Kernel, target: Target) -> Config:
     return fitting_templates(kernel, target)[-1].guess(kernel, target)
-
-
-def kernel_of(build: Build, inputs: list[Input], target: Target) -> Kernel:
-    (kernel,) = lower_expression(build, inputs, target).kernels
-    return kernel
-
-
-def function_of(kernel: Kernel, target: Target) -> tvm.tirx.PrimFunc:
-    template, config = guess(kernel, target)
-    assert template is TEMPLATE
-    return template.schedule(kernel, target, config).function
-
-
-@pytest.mark.parametrize(
-    ("preset", "vector", "scalar"),
-    [
-        ("arm:cortex-a72", r"\tfadd\tv\d+\.4s", r"\tfadd\ts\d"),
-        ("x86:x86-64-v3", r"\tvaddps\t.*%ymm", r"\tvaddss\t"),
-        ("x86:x86-64-v4", r"\tvaddps\t.*%zmm", r"\tvaddss\t"),
-    ],
-)
-@pytest.mark.parametrize("columns", [307, 61])
-def test_rows_of_a_prime_are_vectors_without_branches(preset: str, vector: str, scalar: str, columns: int) -> None:
-    target = parse_preset(preset)
-    kernel = kernel_of(lambda x, y: op.add(x, y), [((5, columns), F32), ((columns,), F32)], target)
-    assembly = compile_function(function_of(kernel, target), target).inspect_source("asm")
-    assert len(re.findall(vector, assembly)) >= 4
-    assert re.findall(scalar, assembly) == []
-    hot = [part for part in re.split(r"^\.L\w+:", assembly, flags=re.MULTILINE) if re.search(vector, part)]
-    jumps = [len(re.findall(r"\t(j(?!mp)\w+|b\.\w+|cbn?z|tbn?z)\t", part)) for part in hot]
-    assert max(jumps) <= 1  # the loop's own
-
-
-@pytest.mark.parametrize(
-    ("name", "forbidden"),
-    [("large concat", "if_then_else"), ("heads", "//"), ("channel shuffle", "%")],
-)
-def test_conditions_and_divisions_are_not_left_to_every_element(name: str, forbidden: str) -> None:
-    build, inputs, _ = KERNELS[name]
-    target = msgspec.structs.replace(RUNNABLE[0], cores=1)
-    kernel = kernel_of(build, inputs, target)
-    assert forbidden in kernel.function.script()
-    assert forbidden not in function_of(kernel, target).script()
-
-
-def test_contiguous_axes_are_one() -> None:
-    target = RUNNABLE[0]
-    kernel = kernel_of(lambda x: op.nn.relu(op.reshape(x, (4, 6, 35))), [((2, 60, 7), F32)], target)
-    (stage,) = inline(read_stages(kernel.function), lambda _: False)
-    (piece,) = read_pieces(stage)
-    assert [axis.extent for axis in piece.axes] == [4 * 6 * 35]
-
-
-def test_a_concat_is_a_copy_of_each_part() -> None:
-    target = RUNNABLE[0]
-    kernel = kernel_of(lambda x, y: op.concat([x, y], 1), [((2, 3, 5), F32), ((2, 4, 5), F32)], target)
-    pieces = read_pieces(inline(read_stages(kernel.function), lambda _: False)[0])
-    assert [[axis.extent for axis in piece.axes] for piece in pieces] == [[2, 15], [2, 20]]
-    assert all(isinstance(piece.value, tvm.ir.TensorLoad) for piece in pieces)
-
-
-def test_two_outputs_that_share_an_intermediate_value_are_both_right() -> None:
-    a = te.placeholder((211, 64), F32, "a")
-    exponent = te.compute((211, 64), lambda i, j: tvm.tirx.exp(a[i, j]), "exponent")
-    both = te.compute((211, 64), lambda i, j: exponent[i, j] + exponent[210 - i, 63 - j], "both")
-    transposed = te.compute((64, 211), lambda i, j: exponent[j, i] * 2.0, "transposed")
-    kernel = lower_function(te.create_prim_func([a, both, transposed]))
-    array = random_array(np.random.default_rng(0), (211, 64), F32)
-    for target in RUNNABLE:
-        for config in TEMPLATE.configs(kernel, target):
-            function = plan(kernel, target, TEMPLATE, config).scheduled.function
-            one, two = run_function(function, target, [array])
-            np.testing.assert_allclose(one, np.exp(array) + np.exp(array[::-1, ::-1]), rtol=1e-5)
-            np.testing.assert_allclose(two, 2 * np.exp(array).T, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("rows", "loops"), [(4, 0), (4096, 1)])
-def test_only_enough_work_is_shared_among_the_cores(rows: int, loops: int) -> None:
-    kernel = kernel_of(lambda x: op.concat([x, x], -1), [((rows, 64), F32)], RUNNABLE[0])
-    assert function_of(kernel, RUNNABLE[0]).script().count("T.parallel") == loops
-
-
-def test_a_kernel_with_a_reduction_is_left_to_others() -> None:
-    kernel = kernel_of(lambda x: op.sum(x, 1), [((8, 8), F32)], RUNNABLE[0])
-    assert not TEMPLATE.fits(kernel, RUNNABLE[0])
