@@ -8,7 +8,7 @@ import tvm_ffi
 from tvm import tirx
 
 from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.offsets import Box, Linear, at, linear, offset_of, range_of
+from tvmbridge.schedules.cpu.offsets import Box, Linear, at, is_condition, linear, offset_of, range_of
 
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
@@ -71,7 +71,7 @@ def simplified(value: tvm.ir.Expr, box: Box) -> tvm.ir.Expr:
         return node if known is None else node.true_value if known else node.false_value
 
     def call(node: tvm.ir.Call) -> tvm.ir.Expr:
-        if getattr(node.op, "name", "") not in ("prim.if_then_else", "tirx.if_then_else"):
+        if not is_condition(node):
             return node
         known = truth(node.args[0])
         return node if known is None else node.args[1] if known else node.args[2]

@@ -11,7 +11,7 @@ from tvm import tirx
 
 from tvmbridge.schedules.cpu.differences import with_named_differences
 from tvmbridge.schedules.cpu.emit import number, scratch, store
-from tvmbridge.schedules.cpu.offsets import at, linear, offset_of
+from tvmbridge.schedules.cpu.offsets import at, has_conditions, linear, offset_of
 from tvmbridge.schedules.cpu.pieces import Piece
 from tvmbridge.schedules.cpu.shares import Places
 from tvmbridge.schedules.cpu.shuffles import vector_store
@@ -48,13 +48,6 @@ def steps_along(load: tvm.ir.TensorLoad, outer: Axis, inner: Axis) -> tuple[int,
     return steps.get(outer.var, 0), steps.get(inner.var, 0)
 
 
-def is_guarded(piece: Piece) -> bool:
-    """Whether a condition decides what is read at all: then nothing may be read ahead of it."""
-    found: list[tvm.ir.Call] = []
-    tvm_ffi.structural_walk(piece.value, (tvm.ir.Call, lambda call: found.append(call)))
-    return any(getattr(call.op, "name", "").endswith("if_then_else") for call in found)
-
-
 def can_shuffle(load: tvm.ir.TensorLoad, axes: list[Axis]) -> bool:
     """Whether the offset is linear in the axes. A vector of booleans is not what memory holds of them."""
     rest = [var for other in linear(offset_of(load)).others for var in tirx.analysis.undefined_vars(other)]
@@ -75,7 +68,8 @@ def with_laid_out(
     slot = tvm.ir.Var("slot", "int64")
     prepared: list[tirx.Stmt] = []
     done: list[tuple[tvm.ir.TensorLoad, tvm.ir.TensorLoad]] = []
-    for load in [] if is_guarded(piece) else loads(piece.value):
+    # A condition decides whether there is anything to read: nothing may be read ahead of it.
+    for load in [] if has_conditions(piece.value) else loads(piece.value):
         if any(tvm_ffi.structural_equal(load, known) for known, _ in done):
             continue
         laid = lay(load)

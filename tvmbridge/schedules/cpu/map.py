@@ -17,7 +17,7 @@ from tvm import tirx
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.emit import parallel, scratch, sequence, with_body
-from tvmbridge.schedules.cpu.offsets import offset_of
+from tvmbridge.schedules.cpu.offsets import has_conditions, is_condition, offset_of
 from tvmbridge.schedules.cpu.pieces import Piece, can_be_pieces, read_pieces
 from tvmbridge.schedules.cpu.stages import Stage, inline, loads, read_stages, reads, written_out
 from tvmbridge.schedules.cpu.sweep import sweep
@@ -27,6 +27,7 @@ _SERIAL_NS = 10_000  # of one core's work: below it a second thread costs more t
 _BYTES_PER_NS = 20  # what one core moves between its caches
 _OPERATION_NS, _CALL_NS = 0.03, 0.4  # an element's arithmetic in vectors; a function such as exp
 _EXPENSIVE_NS = 0.35  # for one element: what is cheaper is computed anew by each of its readers
+_MAX_LENGTH = 100  # operations; a longer expression is slow to compile: a chain of x * f(x) doubles with every link
 _CHEAP_OPERATIONS = 12
 _SHORT = 9  # terms of a reduction that is written out: a neighbourhood such as that of local response normalisation
 
@@ -39,30 +40,46 @@ def _stages(kernel: Kernel) -> tuple[Stage, ...] | None:
     stages = tuple(written_out(stage, _SHORT) for stage in stages)
     if not all(can_be_pieces(stage) for stage in stages):
         return None
-    every = stages
+    kept = _kept(stages)
+    return inline(stages, lambda stage: any(stage.buffer.same_as(buffer) for buffer in kept))
 
-    def keep(stage: Stage) -> bool:
-        """Whether to compute it once into memory: it is expensive, and its readers would compute it three times."""
-        if _operations_ns(stage) < _EXPENSIVE_NS:
-            return False
-        times = sum(
-            _size(reader) * _distinct_loads(reader, stage.buffer) for reader in every if reads(reader, stage.buffer)
-        )
-        return times >= 3 * _size(stage)
 
-    return inline(stages, keep)
+def _kept(stages: Sequence[Stage]) -> list[tvm.ir.Var]:
+    """What to compute once into memory rather than in each of its readers.
+
+    That is what is expensive and would be computed three times, and what would make expressions explode.
+    """
+    kept: list[tvm.ir.Var] = []
+    lengths: dict[tvm.ir.Var, int] = {}
+    costs_ns: dict[tvm.ir.Var, float] = {}
+    for stage in stages:
+        sources = [load.source for load in loads(stage.value)]
+        length = sum(_operations(stage)) + sum(lengths.get(source, 0) for source in sources)
+        cost_ns = _operations_ns(stage) + sum(costs_ns.get(source, 0.0) for source in sources)
+        readers = [reader for reader in stages if reads(reader, stage.buffer)]
+        copies = sum(load.source.same_as(stage.buffer) for reader in readers for load in loads(reader.value))
+        computed = sum(_times_read(stage, reader) for reader in readers)
+        if (copies > 1 and copies * length > _MAX_LENGTH) or (
+            cost_ns >= _EXPENSIVE_NS and computed >= 3 * _size(stage)
+        ):
+            kept.append(stage.buffer)
+            length, cost_ns = 0, 0.0
+        lengths[stage.buffer], costs_ns[stage.buffer] = length, cost_ns
+    return kept
 
 
 def _size(stage: Stage) -> int:
     return math.prod(axis.extent for axis in stage.spatial)
 
 
-def _distinct_loads(reader: Stage, buffer: tvm.ir.Var) -> int:
+def _times_read(stage: Stage, reader: Stage) -> int:
+    """How many elements of the stage a reader reads; what a condition guards (concat, pad) it reads once."""
     found: list[tvm.ir.TensorLoad] = []
     for load in loads(reader.value):
-        if load.source.same_as(buffer) and not any(tvm_ffi.structural_equal(load, other) for other in found):
+        if load.source.same_as(stage.buffer) and not any(tvm_ffi.structural_equal(load, other) for other in found):
             found.append(load)
-    return len(found)
+    guarded = has_conditions(reader.value)
+    return len(found) * (min(_size(reader), _size(stage)) if guarded else _size(reader))
 
 
 def _operations(stage: Stage) -> tuple[int, int]:
@@ -72,7 +89,7 @@ def _operations(stage: Stage) -> tuple[int, int]:
     def note(node: tvm.ir.Expr) -> None:
         nonlocal operations, calls
         if isinstance(node, tvm.ir.Call):
-            calls += getattr(node.op, "name", "").rpartition(".")[2] != "if_then_else"
+            calls += not is_condition(node)
         elif str(node.ty.dtype).startswith(("float", "bfloat")) and not isinstance(node, tirx.FloatImm):
             operations += 1
 

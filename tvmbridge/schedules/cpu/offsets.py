@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import tvm
-import tvm.sym
+import tvm_ffi
 from tvm import tirx
 
 from tvmbridge.schedules.cpu.emit import number
@@ -72,3 +72,15 @@ def range_of(sum_: Linear, box: Box) -> tuple[int, int] | None:
         return None
     ends = [sorted((step * bounds[var][0], step * bounds[var][1])) for var, step in sum_.steps.items()]
     return sum_.constant + sum(low for low, _ in ends), sum_.constant + sum(high for _, high in ends)
+
+
+def has_conditions(value: tvm.ir.Expr) -> bool:
+    """Whether some of the value is computed, and what it reads is there, only under a condition."""
+    found: list[tvm.ir.Call] = []
+    tvm_ffi.structural_walk(value, (tvm.ir.Call, lambda call: found.append(call)))
+    return any(is_condition(call) for call in found)
+
+
+def is_condition(call: tvm.ir.Call) -> bool:
+    """Whether a call is the choice between two values of which only one is computed."""
+    return getattr(call.op, "name", "").endswith(".if_then_else")

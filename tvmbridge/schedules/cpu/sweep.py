@@ -16,12 +16,11 @@ from tvmbridge.schedules.cpu.gathered import (
     Laid,
     can_shuffle,
     element,
-    is_guarded,
     laid_out,
     widest,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.offsets import linear, offset_of
+from tvmbridge.schedules.cpu.offsets import has_conditions, linear, offset_of
 from tvmbridge.schedules.cpu.pieces import Piece
 from tvmbridge.schedules.cpu.shares import SHARES_A_TASK, Places, Share, nest, only_first
 from tvmbridge.schedules.cpu.shuffles import strided
@@ -35,7 +34,7 @@ def sweep(piece: Piece, lanes: int, unroll: int, share: Share | None) -> tirx.St
         return only_first(share, element(piece, {}))
     if can_interleave(piece, lanes):
         return interleave(piece, lanes, share)
-    tiling = None if is_guarded(piece) else tiling_of(piece, lanes)
+    tiling = None if has_conditions(piece.value) else tiling_of(piece, lanes)
     return _rows(piece, lanes, unroll, share) if tiling is None else tiles(piece, tiling, share)
 
 

@@ -14,13 +14,12 @@ from tvmbridge.schedules.cpu.gathered import (
     blocks_of,
     can_shuffle,
     element,
-    is_guarded,
     laid_out,
     steps_along,
     widest,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.offsets import linear, offset_of
+from tvmbridge.schedules.cpu.offsets import has_conditions, linear, offset_of
 from tvmbridge.schedules.cpu.pieces import Piece, accesses
 from tvmbridge.schedules.cpu.shares import Places, Share, nest
 from tvmbridge.schedules.cpu.shuffles import deinterleaved, interleaved, transposed
@@ -33,7 +32,7 @@ _MAX_TILE = 16
 
 def can_interleave(piece: Piece, lanes: int) -> bool:
     """Whether the last axis is short, and vectors over the last two can be shuffled out of vectors over either."""
-    if len(piece.axes) < 2 or is_guarded(piece):
+    if len(piece.axes) < 2 or has_conditions(piece.value):
         return False
     outer, inner = piece.axes[-2:]
     written = linear(piece.offset).steps
