@@ -86,6 +86,8 @@ def vectorized(lanes: int, body: Body) -> tirx.Stmt:
 def sequence(*statements: tirx.Stmt | None) -> tirx.Stmt:
     """One statement after another; None is nothing."""
     present = [statement for statement in statements if statement is not None]
+    if not present:
+        return tirx.Evaluate(0)
     return present[0] if len(present) == 1 else tirx.SeqStmt(present)
 
 
