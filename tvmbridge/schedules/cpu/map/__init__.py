@@ -15,13 +15,16 @@ from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.loops.costs import operations
 from tvmbridge.schedules.cpu.loops.emit import scratch, sequence, with_body
-from tvmbridge.schedules.cpu.loops.expressions import loads_of
+from tvmbridge.schedules.cpu.loops.expressions import chooses, loads, loads_of
 from tvmbridge.schedules.cpu.loops.stages import Stage, inline, read_stages, reads, written_out
 from tvmbridge.schedules.cpu.map.pieces import can_be_pieces
 from tvmbridge.schedules.cpu.map.writing import write_maps
 from tvmbridge.targets import Target
 
 _CHEAP = 12  # operations of an element: a dearer one is kept for its readers, and vectors of it fill the registers
+_LONGEST = (
+    256  # operations of an expression; longer ones compile slowly, and a chain of x * f(x) doubles with every link
+)
 _SHORT = 9  # terms of a reduction that is written out: a neighbourhood such as that of local response normalisation
 
 
@@ -33,24 +36,35 @@ def _stages(kernel: Kernel) -> tuple[Stage, ...] | None:
     stages = tuple(written_out(stage, _SHORT) for stage in stages)
     if not all(can_be_pieces(stage) for stage in stages):
         return None
-    every = stages
-
-    def keep(stage: Stage) -> bool:
-        """Whether to compute it once into memory: it is expensive, and its readers would compute it three times."""
-        if operations(stage.value) <= _CHEAP:
-            return False
-        times = sum(reader.size * _distinct_loads(reader, stage.buffer) for reader in every)
-        return times >= 3 * stage.size
-
-    return inline(stages, keep)
+    kept = _kept(stages)
+    return inline(stages, lambda stage: stage.buffer in kept)
 
 
-def _distinct_loads(reader: Stage, buffer: tvm.ir.Var) -> int:
+def _kept(stages: Sequence[Stage]) -> set[tvm.ir.Var]:
+    """What to compute once into memory rather than in each of its readers.
+
+    That is what is expensive and would be computed three times, and what would make expressions explode.
+    """
+    kept: set[tvm.ir.Var] = set()
+    costs: dict[tvm.ir.Var, int] = {}
+    for stage in stages:
+        cost = operations(stage.value) + sum(costs.get(load.source, 0) for load in loads(stage.value))
+        copies = sum(len(loads_of(reader.value, stage.buffer)) for reader in stages)
+        computed = sum(_elements_read(stage, reader) for reader in stages)
+        if (copies > 1 and copies * cost > _LONGEST) or (cost > _CHEAP and computed >= 3 * stage.size):
+            kept.add(stage.buffer)
+            cost = 0
+        costs[stage.buffer] = cost
+    return kept
+
+
+def _elements_read(stage: Stage, reader: Stage) -> int:
+    """How many elements of the stage a reader reads; what a condition guards (concat, pad) it reads once."""
     found: list[tvm.ir.TensorLoad] = []
-    for load in loads_of(reader.value, buffer):
+    for load in loads_of(reader.value, stage.buffer):
         if not any(tvm_ffi.structural_equal(load, other) for other in found):
             found.append(load)
-    return len(found)
+    return len(found) * (min(reader.size, stage.size) if chooses(reader.value) else reader.size)
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
@@ -74,7 +88,7 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     kept: dict[tvm.ir.Var, tvm.ir.Var] = {}
     allocations = []
     for stage in stages:
-        if not any(stage.buffer.same_as(output) for output in kernel.function.params):
+        if not stage.output:
             kept[stage.buffer], allocation = scratch([stage.size], str(stage.buffer.dtype), stage.name)
             allocations.append(allocation)
     tasks = target.cores * int(config["tasks_per_core"])
