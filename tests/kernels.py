@@ -20,8 +20,8 @@ from tvmbridge.codegen.plan import KernelPlan, plan_kernel
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel, LoweredModel, lower
+from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.schedules.cpu.loops import costs
 from tvmbridge.signature import ModelSignature
@@ -92,7 +92,7 @@ def run_lowered(
     plans = [plan(k, target, *choose(k)) if choose else plan_kernel(k, target, None) for k in lowered.kernels]
     module, weights = assemble(lowered, plans)
     described = tvm_target(target)
-    machine = relax.VirtualMachine(tvm.compile(vector_math(module, described), target=described), tvm.cpu())
+    machine = relax.VirtualMachine(machine_code(module, described), tvm.cpu())
     fed = [tvm.runtime.tensor(array) for array in arrays]
     outputs = machine["main"](*fed, *([[tvm.runtime.tensor(weight) for weight in weights]] if weights else []))
     return [output.numpy() for output in ([outputs] if hasattr(outputs, "numpy") else outputs)]
@@ -102,7 +102,7 @@ def compile_function(function: tvm.tirx.PrimFunc, target: Target) -> tvm.runtime
     """Machine code of one scheduled function; its entry is called main."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     described = tvm_target(target)
-    return tvm.compile(vector_math(module, described), target=described).mod
+    return machine_code(module, described).mod
 
 
 def run_function(function: tvm.tirx.PrimFunc, target: Target, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -11,8 +11,8 @@ import tvm
 from tvmbridge.codegen.cuda import compile_cuda_library
 from tvmbridge.codegen.link import find_linker, link
 from tvmbridge.errors import CompileError, TvmBridgeError, is_interrupt, reason
+from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.targets import Target
 
 
@@ -36,7 +36,7 @@ def generate_code(
 ) -> None:
     """Run TVM's code generation and hand its object files to `link_objects(output, objects)`."""
     try:
-        executable = tvm.compile(vector_math(module, target), target=target)
+        executable = machine_code(module, target)
         with tempfile.TemporaryDirectory(prefix="tvmbridge-") as workspace:
             executable.export_library(
                 str(library),

@@ -30,8 +30,8 @@ import tvm
 from tvmbridge.errors import reason
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
+from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import fitting_templates
 from tvmbridge.targets import Target
 
@@ -155,7 +155,7 @@ def _measure(
         function = chosen.schedule(kernel, target, config).function
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
         described = tvm_target(target)
-        library = tvm.compile(vector_math(module, described), target=described).mod
+        library = machine_code(module, described).mod
     except BaseException as exc:  # whatever it was, this candidate failed, and the parent gets to know why
         os.write(up, b"E")  # not "B": no turn is waited for
         os.write(up, json.dumps(_failed(reason(exc))).encode())
