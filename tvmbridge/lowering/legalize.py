@@ -164,6 +164,23 @@ def _reshape(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return call
 
 
+def _by_libm(function: str, *, known: bool) -> LegalizeFunc:
+    """A function of libm, of float16 computed in float32; known: whether TVM's code generation has a name for it."""
+
+    def change(x: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        dtype = str(x.ty.dtype)
+        wide = x.astype("float32") if dtype == "float16" else x
+        if known:
+            return getattr(tvm.tirx, function)(wide).astype(dtype)
+        name = function if dtype == "float64" else f"{function}f"
+        return tvm.tirx.call_pure_extern(str(wide.ty.dtype), name, wide).astype(dtype)
+
+    def legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        return bb.call_te(lambda x: _elementwise(x, function, change), call.args[0], primfunc_name_hint=function)
+
+    return legalize
+
+
 _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.nn.relu": _relu,
     "relax.nn.leakyrelu": _leaky_relu,
@@ -171,6 +188,8 @@ _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     **dict.fromkeys(("relax.nn.layer_norm", "relax.nn.rms_norm"), _norm),
     "relax.reshape": _reshape,
     "relax.clip": _clip,
+    **{f"relax.{name}": _by_libm(name, known=True) for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")},
+    **{f"relax.{name}": _by_libm(name, known=False) for name in ("sinh", "cosh")},
     "relax.maximum": _extreme(_at_least, "maximum"),
     "relax.minimum": _extreme(_at_most, "minimum"),
 }

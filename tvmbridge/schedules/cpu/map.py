@@ -73,11 +73,15 @@ def _operations(stage: Stage) -> tuple[int, int]:
         nonlocal operations, calls
         if isinstance(node, tvm.ir.Call):
             calls += getattr(node.op, "name", "").rpartition(".")[2] != "if_then_else"
-        elif str(node.ty.dtype).startswith(("float", "bfloat")) and not isinstance(node, tirx.FloatImm):
+        elif _is_float(node) and not isinstance(node, tirx.FloatImm):
             operations += 1
 
     tvm_ffi.structural_walk(stage.value, (tvm.ir.Expr, note))
     return operations, calls
+
+
+def _is_float(node: tvm.ir.Expr) -> bool:
+    return isinstance(node.ty, tvm.ir.PrimType) and str(node.ty.dtype).startswith(("float", "bfloat"))
 
 
 def _operations_ns(stage: Stage) -> float:
@@ -99,7 +103,7 @@ def _lanes(stage: Stage, target: Target) -> int:
     dtypes = {str(stage.buffer.dtype), str(stage.value.ty.dtype)}
 
     def note(node: tvm.ir.Expr) -> None:
-        if str(node.ty.dtype).startswith(("float", "bfloat")):
+        if _is_float(node):
             dtypes.add(str(node.ty.dtype))
 
     tvm_ffi.structural_walk(stage.value, (tvm.ir.Expr, note))
