@@ -21,6 +21,7 @@ from tvmbridge.schedules.cpu.linear import offset, step
 from tvmbridge.schedules.cpu.map import write_maps
 from tvmbridge.schedules.cpu.microkernel import BLOCK, Plan, ProductWriter
 from tvmbridge.schedules.cpu.product import Product, read_product
+from tvmbridge.schedules.cpu.row_reading import read_rows
 from tvmbridge.schedules.cpu.stages import Stage, loads
 from tvmbridge.schedules.cpu.tail import reads_each_once
 from tvmbridge.schedules.cpu.tiling import Vectors, cut, vectors
@@ -40,7 +41,14 @@ def _fits(kernel: Kernel, _target: Target) -> bool:
         product is not None
         and product.dtype in ("float16", "float32", "float64", "int32", "int64")
         and (product.tail is None or reads_each_once(product.main, product.tail))
+        and not (_is_vector_product(product) and read_rows(kernel.function))
     )
+
+
+def _is_vector_product(product: Product) -> bool:
+    """Whether vectors are better laid along the depth, as in rows.py: one column, or one row times columns to pack."""
+    packed = product.constant is None and product.right_step != 1
+    return product.columns == 1 or (product.rows == 1 and packed)
 
 
 def _read(kernel: Kernel) -> Product:
