@@ -355,3 +355,25 @@ def test_wide_windows_loop_over_their_taps() -> None:
         assert len(function.script().splitlines()) < 2000
         (output,) = run_function(function, NATIVE, [x, w])
         assert_close(output, reference, TOLERANCE["float32"])
+
+
+def test_positions_that_see_nothing_but_padding_are_written_too() -> None:
+    generator = np.random.default_rng(0)
+    x, w = random_array(generator, (1, 1, 5, 9), "float32"), random_array(generator, (1, 1, 3, 3), "float32")
+    lowered = lower_expression(
+        lambda x: op.nn.conv2d(x, relax.const(w), strides=3, padding=(3, 3, 3, 3)), [(x.shape, "float32")], NATIVE
+    )
+    view = patches(x.transpose(0, 2, 3, 1), (3, 3), (3, 3), (3, 3, 3, 3), (1, 1))
+    expected = np.nansum(view * w[0, 0], axis=(-1, -2)).transpose(0, 3, 1, 2)
+
+    def choose(kernel: Kernel) -> tuple[Template, Config]:
+        template = fitting_templates(kernel, NATIVE)[0]
+        if template.name != TEMPLATE.name:
+            return template, template.guess(kernel, NATIVE)
+        chosen.append(template.configs(kernel, NATIVE)[0])
+        return template, chosen[-1]
+
+    chosen: list[Config] = []
+    (output,) = run_lowered(lowered, NATIVE, [x], choose)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    assert chosen

@@ -85,8 +85,14 @@ def vectorized(lanes: int, body: Body) -> tirx.Stmt:
 
 def sequence(*statements: tirx.Stmt | None) -> tirx.Stmt:
     """One statement after another; None is nothing."""
-    present = [statement for statement in statements if statement is not None]
+    present = [statement for statement in statements if statement is not None and not _does_nothing(statement)]
+    if not present:
+        return tirx.Evaluate(0)
     return present[0] if len(present) == 1 else tirx.SeqStmt(present)
+
+
+def _does_nothing(statement: tirx.Stmt) -> bool:
+    return isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tirx.IntImm)
 
 
 def store(buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr], value: tvm.ir.Expr) -> tirx.Stmt:
