@@ -7,7 +7,7 @@ from tvm.s_tir import Schedule, ScheduleError
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import FALLBACK, Config, Scheduled, Template
-from tvmbridge.schedules.cpu.differences import with_named_differences
+from tvmbridge.schedules.cpu.differences import without_divided_differences
 from tvmbridge.schedules.cpu.loops import blocks, divisors, extent, is_reduction, spatial_loops
 from tvmbridge.targets import Target
 
@@ -38,7 +38,7 @@ def _schedule(kernel: Kernel, _target: Target, config: Config) -> Scheduled:
         schedule.vectorize(vector)
         if elements >= _PARALLEL_ELEMENTS:
             schedule.parallel(schedule.fuse(*outer, chunk))
-    return Scheduled(with_named_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
+    return Scheduled(without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
 
 
 def _configs(_kernel: Kernel, target: Target) -> list[Config]:
