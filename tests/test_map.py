@@ -15,6 +15,7 @@ from kernels import (
     Input,
     lower_expression,
     random_array,
+    run_drawn,
     run_lowered,
     runnable_targets,
 )
@@ -145,16 +146,6 @@ def cast(data: st.DataObject, _shape: tuple[int, ...]) -> Step:
 STEPS = [transpose, transpose, reshape, concat, pad, strided_slice, flip, take, tile, repeat, add, choose, cast]
 
 
-def drawn_choice(data: st.DataObject, target: Target) -> Callable[[Kernel], tuple[Template, Config]]:
-    """Any config of this template: it takes every kernel that is drawn here."""
-
-    def chosen(kernel: Kernel) -> tuple[Template, Config]:
-        assert TEMPLATE.fits(kernel, target), kernel.key
-        return TEMPLATE, data.draw(st.sampled_from(TEMPLATE.configs(kernel, target)))
-
-    return chosen
-
-
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_chain_of_operators_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
@@ -179,7 +170,8 @@ def test_a_chain_of_operators_agrees_with_numpy_in_every_config(data: st.DataObj
         return x
 
     lowered = lower_expression(build, [(shape, dtype)], target)
-    (output,) = run_lowered(lowered, target, [array], drawn_choice(data, target))
+    output, choice = run_drawn(data, lowered, target, [array], TEMPLATE)
+    assert not choice.left
     assert output.dtype == expected.dtype
     np.testing.assert_array_equal(output, expected)
 
@@ -200,7 +192,8 @@ def test_broadcasting_operands_agree_with_numpy_in_every_config(data: st.DataObj
 
     arrays = [a, b, c, condition]
     lowered = lower_expression(build, [(x.shape, str(x.dtype)) for x in arrays], target)
-    (output,) = run_lowered(lowered, target, arrays, drawn_choice(data, target))
+    output, choice = run_drawn(data, lowered, target, arrays, TEMPLATE)
+    assert not choice.left
     np.testing.assert_array_equal(output, np.where(condition, np.maximum(a, b), c * a))
 
 
