@@ -81,7 +81,7 @@ class Product:
 def read_product(kernel: Kernel) -> Product | None:
     """The kernel as a product; None where it is something else."""
     stages = read_stages(kernel.function)
-    if stages is None:
+    if stages is None or sum(stage.output for stage in stages) != 1:
         return None
     sums = [stage for stage in stages if stage.reduction]
     if len(sums) != 1:

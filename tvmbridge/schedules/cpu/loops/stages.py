@@ -40,6 +40,7 @@ class Stage:
     """`buffer[indices] = value` for every point of the spatial axes.
 
     Where there are reduction axes, `init` is stored first, and `value` reads the element that it updates.
+    output: whether the buffer is a parameter of the kernel.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Stage:
     indices: tuple[tvm.ir.Expr, ...]
     init: tvm.ir.Expr | None
     value: tvm.ir.Expr
+    output: bool
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -72,14 +74,14 @@ def read_stages(function: tirx.PrimFunc) -> tuple[Stage, ...] | None:
     body = root.block.body
     stages = []
     for nest in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
-        read = _read_nest(nest)
+        read = _read_nest(nest, {*function.params})
         if read is None:
             return None
         stages += read
     return tuple(stages)
 
 
-def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
+def _read_nest(nest: tirx.Stmt, parameters: set[tvm.ir.Var]) -> list[Stage] | None:
     loops: list[tuple[tvm.ir.Var, int]] = []
     while isinstance(nest, tirx.For):
         if not isinstance(nest.extent, tirx.IntImm) or int(nest.min) != 0 or nest.kind != tirx.ForKind.SERIAL:
@@ -113,6 +115,7 @@ def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
             indices=tuple(store.indices),
             init=init.value if init is not None else None,
             value=store.value,
+            output=store.buffer in parameters,
         )
         for store, init in zip(stores, inits or [None] * len(stores), strict=True)
     ]
@@ -142,12 +145,12 @@ def reads(stage: Stage, buffer: tvm.ir.Var) -> bool:
 
 
 def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stage, ...]:
-    """The stages with every element-wise one that another reads, and that is not to keep, put into its readers."""
+    """The stages with every element-wise one that others read put into them, but for outputs and what is to keep."""
     remaining = list(stages)
     for stage in stages:
         current = next(s for s in remaining if s.buffer.same_as(stage.buffer))
         readers = [s for s in remaining if reads(s, stage.buffer)]
-        if current.reduction or not readers or keep(current) or not stores_at_its_axes(current):
+        if current.reduction or current.output or not readers or keep(current) or not stores_at_its_axes(current):
             continue
         remaining = [_inlined(s, current) if s in readers else s for s in remaining if s is not current]
     return tuple(remaining)

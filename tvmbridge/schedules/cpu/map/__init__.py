@@ -22,7 +22,9 @@ from tvmbridge.schedules.cpu.map.writing import write_maps
 from tvmbridge.targets import Target
 
 _CHEAP = 12  # operations of an element: a dearer one is kept for its readers, and vectors of it fill the registers
-_LONG = 400  # operations; a longer expression is slow to compile: a chain of x * f(x) doubles with every link
+_LONGEST = (
+    256  # operations of an expression; longer ones compile slowly, and a chain of x * f(x) doubles with every link
+)
 _SHORT = 9  # terms of a reduction that is written out: a neighbourhood such as that of local response normalisation
 
 
@@ -35,29 +37,28 @@ def _stages(kernel: Kernel) -> tuple[Stage, ...] | None:
     if not all(can_be_pieces(stage) for stage in stages):
         return None
     kept = _kept(stages)
-    return inline(stages, lambda stage: any(stage.buffer.same_as(buffer) for buffer in kept))
+    return inline(stages, lambda stage: stage.buffer in kept)
 
 
-def _kept(stages: Sequence[Stage]) -> list[tvm.ir.Var]:
+def _kept(stages: Sequence[Stage]) -> set[tvm.ir.Var]:
     """What to compute once into memory rather than in each of its readers.
 
     That is what is expensive and would be computed three times, and what would make expressions explode.
     """
-    kept: list[tvm.ir.Var] = []
-    lengths: dict[tvm.ir.Var, int] = {}
+    kept: set[tvm.ir.Var] = set()
+    costs: dict[tvm.ir.Var, int] = {}
     for stage in stages:
-        length = operations(stage.value) + sum(lengths.get(load.source, 0) for load in loads(stage.value))
+        cost = operations(stage.value) + sum(costs.get(load.source, 0) for load in loads(stage.value))
         copies = sum(len(loads_of(reader.value, stage.buffer)) for reader in stages)
-        computed = sum(_times_read(stage, reader) for reader in stages)
-        explodes = copies > 1 and copies * length > _LONG
-        if explodes or (length > _CHEAP and computed >= 3 * stage.size):
-            kept.append(stage.buffer)
-            length = 0
-        lengths[stage.buffer] = length
+        computed = sum(_elements_read(stage, reader) for reader in stages)
+        if (copies > 1 and copies * cost > _LONGEST) or (cost > _CHEAP and computed >= 3 * stage.size):
+            kept.add(stage.buffer)
+            cost = 0
+        costs[stage.buffer] = cost
     return kept
 
 
-def _times_read(stage: Stage, reader: Stage) -> int:
+def _elements_read(stage: Stage, reader: Stage) -> int:
     """How many elements of the stage a reader reads; what a condition guards (concat, pad) it reads once."""
     found: list[tvm.ir.TensorLoad] = []
     for load in loads_of(reader.value, stage.buffer):
@@ -87,7 +88,7 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     kept: dict[tvm.ir.Var, tvm.ir.Var] = {}
     allocations = []
     for stage in stages:
-        if not any(stage.buffer.same_as(output) for output in kernel.function.params):
+        if not stage.output:
             kept[stage.buffer], allocation = scratch([stage.size], str(stage.buffer.dtype), stage.name)
             allocations.append(allocation)
     tasks = target.cores * int(config["tasks_per_core"])

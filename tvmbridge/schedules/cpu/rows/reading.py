@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm
 import tvm_ffi
@@ -36,18 +36,14 @@ def read_rows(function: tirx.PrimFunc) -> Rows | None:
     axes = [axis for stage in stages for axis in stage.axes]
     if any(axis.extent == 0 or str(axis.var.ty.dtype) != "int64" for axis in axes):
         return None
-    parameters = {*function.params}
-
-    def is_output(stage: Stage) -> bool:
-        return stage.buffer in parameters
 
     def is_shared(stage: Stage) -> bool:
         readings = [load for other in stages for load in loads_of(other.value, stage.buffer)]
         return len(readings) > 1 and operations(stage.value) >= _COSTLY
 
-    for keep in (lambda stage: is_output(stage) or is_shared(stage), is_output):
+    for keep in (is_shared, lambda _stage: False):
         read = [_plain(stage) for stage in inline(stages, keep)]
-        rows = _rows([_with_groups(stage, read) for stage in read], is_output)
+        rows = _rows([_with_groups(stage, read) for stage in read])
         if rows is not None:
             return rows
     return None
@@ -100,14 +96,14 @@ def _with_groups(stage: Stage, stages: Sequence[Stage]) -> Stage:
     )
 
 
-def _rows(stages: Sequence[Stage], is_output: Callable[[Stage], bool]) -> Rows | None:
+def _rows(stages: Sequence[Stage]) -> Rows | None:
     found = _row_axes(stages)
     if found is None:
         return None
     axes, row_of = found
     rows = {axis.var for axis in axes}
     stages = [_renamed(stage, row_of) for stage in stages]
-    held = {stage.buffer: _RowBuffer(stage, rows) for stage in stages if not is_output(stage)}
+    held = {stage.buffer: _RowBuffer(stage, rows) for stage in stages if not stage.output}
     steps = []
     for stage in stages:
         step = _step(stage, rows, held)

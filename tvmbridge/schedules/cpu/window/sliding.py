@@ -100,13 +100,13 @@ class Sliding:
 
 def read_sliding(function: tirx.PrimFunc) -> Sliding | None:
     """The kernel as one sliding-window reduction with an element-wise tail; None where it is anything else."""
-    stages, parameters = read_stages(function), {*function.params}
-    if stages is None or sum(stage.buffer in parameters for stage in stages) != 1:
+    stages = read_stages(function)
+    if stages is None or sum(stage.output for stage in stages) != 1:
         return None
     first, *rest = inline(stages, lambda _stage: False)
     if not first.reduction or len(rest) > 1 or len(first.spatial) < 2 or any(stage.reduction for stage in rest):
         return None
-    known = parameters | {first.buffer}
+    known = {*function.params, first.buffer}
     for stage in (first, *rest):
         if any(axis.extent < 1 for axis in stage.axes):
             return None
