@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import pytest
 import tvm
 from hypothesis import strategies as st
 from tvm import relax
@@ -21,6 +23,7 @@ from tvmbridge.lowering import Kernel, LoweredModel, lower
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.lowering.vector_math import vector_math
 from tvmbridge.schedules import Config, Template, fitting_templates
+from tvmbridge.schedules.cpu.loops import costs
 from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import Target, parse_preset, why_not_local
 
@@ -120,14 +123,43 @@ def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> N
     np.testing.assert_allclose(ours.astype("float64"), reference.astype("float64"), rtol=0, atol=tolerance * scale)
 
 
-def drawn_choice(data: st.DataObject, target: Target) -> Choose:
-    """For each kernel any fitting template with any config that it lists."""
+class DrawnChoice:
+    """For each kernel a drawn config of a drawn template that fits, or of `template` where that fits, else the guess.
 
-    def choose(kernel: Kernel) -> tuple[Template, Config]:
-        template = data.draw(st.sampled_from(fitting_templates(kernel, target)))
-        return template, data.draw(st.sampled_from(template.configs(kernel, target)))
+    taken, left: the names of the kernels that got a drawn one, and of those that got the guess.
+    """
 
-    return choose
+    def __init__(self, data: st.DataObject, target: Target, template: Template | None = None) -> None:
+        self._data, self._target, self._template = data, target, template
+        self.taken: list[str] = []
+        self.left: list[str] = []
+
+    def __call__(self, kernel: Kernel) -> tuple[Template, Config]:
+        templates = fitting_templates(kernel, self._target)
+        if self._template is not None:
+            templates = tuple(template for template in templates if template is self._template)
+        if not templates:
+            self.left.append(kernel.name)
+            return guess(kernel, self._target)
+        self.taken.append(kernel.name)
+        template = self._data.draw(st.sampled_from(templates))
+        return template, self._data.draw(st.sampled_from(template.configs(kernel, self._target)))
+
+
+def run_drawn(
+    data: st.DataObject,
+    lowered: LoweredModel,
+    target: Target,
+    arrays: Sequence[np.ndarray],
+    template: Template | None = None,
+) -> tuple[np.ndarray, DrawnChoice]:
+    """The output of drawn configs, in one thread or dealt out to some, however small the kernels are."""
+    target = msgspec.structs.replace(target, cores=data.draw(st.sampled_from([1, 2, 3])))
+    choice = DrawnChoice(data, target, template)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "THREADS_NS", 0)
+        (output,) = run_lowered(lowered, target, arrays, choice)
+    return output, choice
 
 
 def start_python(program: str, **options: object) -> subprocess.Popen[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import struct
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import guess, lower_expression, plan, random_array, run_lowered, runnable_targets
+from kernels import lower_expression, plan, random_array, run_lowered, runnable_targets
 from tvm import relax
 
 from tvmbridge.codegen import build_variant
@@ -22,6 +23,7 @@ from tvmbridge.codegen.link import Linker, find_linker, link
 from tvmbridge.codegen.plan import KernelPlan, plan_kernels
 from tvmbridge.errors import CompileError, ToolchainError
 from tvmbridge.lowering import Kernel, LoweredModel
+from tvmbridge.schedules import FALLBACK, fitting_templates
 from tvmbridge.targets import parse_preset
 
 pytestmark = pytest.mark.compiler
@@ -48,28 +50,32 @@ def network(target=NATIVE) -> LoweredModel:  # type: ignore[no-untyped-def]
     return lower_expression(build, [((6, 48), F32)], target)
 
 
-def with_packing(kernel: Kernel, nr: int | None) -> KernelPlan:
-    template, config = guess(kernel, NATIVE)
-    changed = {**config, "packed": False} if nr is None else {**config, "packed": True, "nr": nr}
-    return plan(kernel, NATIVE, template, changed)
+def planned(kernel: Kernel, packed: bool) -> KernelPlan:
+    """With the template that packs weights, or with the one that takes them as they are."""
+    template = next(t for t in fitting_templates(kernel, NATIVE) if (t.name == FALLBACK) != packed)
+    return plan(kernel, NATIVE, template, template.guess(kernel, NATIVE))
 
 
-def test_a_weight_that_is_used_twice_in_one_order_is_kept_once() -> None:
+LANES = NATIVE.vector_bits // 32
+AS_IT_IS, PACKED = (48, 48), (48 // LANES, 48, LANES)
+
+
+@pytest.mark.parametrize(("packed", "shape"), [(False, AS_IT_IS), (True, PACKED)])
+def test_a_weight_that_is_used_twice_in_one_order_is_kept_once(packed: bool, shape: tuple[int, ...]) -> None:
     lowered = network()
     assert sum(kernel.calls for kernel in lowered.kernels) == 3
-    _, weights = assemble(lowered, [with_packing(kernel, None) for kernel in lowered.kernels])
-    assert sorted(weight.shape for weight in weights) == [(48,), (48, 48)]
-    _, weights = assemble(lowered, [with_packing(kernel, 16) for kernel in lowered.kernels])
-    assert sorted(weight.shape for weight in weights) == [(3, 48, 16), (48,)]
+    _, weights = assemble(lowered, [planned(kernel, packed) for kernel in lowered.kernels])
+    assert sorted(weight.shape for weight in weights) == sorted([shape, (48,)])
 
 
 def test_a_weight_that_is_used_in_two_orders_is_kept_twice() -> None:
     lowered = network()
-    plans = [with_packing(kernel, nr) for kernel, nr in zip(lowered.kernels, (16, 48), strict=True)]
-    _, weights = assemble(lowered, plans)
-    assert sorted(weight.shape for weight in weights) == [(1, 48, 48), (3, 48, 16), (48,)]
-    packed = next(weight for weight in weights if weight.shape == (3, 48, 16))
-    np.testing.assert_array_equal(packed[1], SHARED.value.numpy()[:, 16:32])
+    _, weights = assemble(
+        lowered, [planned(k, packed) for k, packed in zip(lowered.kernels, (True, False), strict=True)]
+    )
+    assert sorted(weight.shape for weight in weights) == sorted([PACKED, (48,), AS_IT_IS])
+    packed = next(weight for weight in weights if weight.shape == PACKED)
+    np.testing.assert_array_equal(packed[1], SHARED.value.numpy()[:, LANES : 2 * LANES])
 
 
 def test_every_packing_gives_the_same_outputs() -> None:
@@ -77,8 +83,8 @@ def test_every_packing_gives_the_same_outputs() -> None:
     x = random_array(np.random.default_rng(2), (6, 48), F32)
     w = SHARED.value.numpy().astype("float64")
     product = np.maximum(np.maximum(x @ w, 0) @ w, 0) @ w * constant(48, seed=1).value.numpy()
-    for first, second in ((None, None), (16, 16), (16, 48), (None, 16)):
-        plans = {k.name: with_packing(k, nr) for k, nr in zip(lowered.kernels, (first, second), strict=True)}
+    for choices in itertools.product((False, True), repeat=2):
+        plans = {k.name: planned(k, packed) for k, packed in zip(lowered.kernels, choices, strict=True)}
         chosen = {name: (plan.template, plan.config) for name, plan in plans.items()}
         (output,) = run_lowered(lowered, NATIVE, [x], lambda kernel: chosen[kernel.name])  # noqa: B023 -- called at once
         np.testing.assert_allclose(-output, product, rtol=1e-3, atol=1e-5 * np.abs(product).max())

@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from kernels import (
     assert_close,
     compile_function,
-    drawn_choice,
     guess,
     lower_expression,
     random_array,
+    run_drawn,
     run_lowered,
     runnable_targets,
 )
 from tvm import relax
 
 from tvmbridge.schedules import Packing
-from tvmbridge.schedules.cpu.product import read_product
-from tvmbridge.schedules.cpu.tiling import cut, vectors
+from tvmbridge.schedules.cpu.contraction.product import read_product
+from tvmbridge.schedules.cpu.loops.expressions import number
+from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, within
 from tvmbridge.targets import parse_preset
 
 pytestmark = pytest.mark.compiler
@@ -55,18 +56,17 @@ TAILS: dict[str, tuple[Callable, Callable]] = {
 @given(st.integers(1, 500), st.integers(1, 40))
 def test_tiles_cover_an_extent_evenly(extent: int, largest: int) -> None:
     tiles = cut(extent, largest)
-    sizes = [tiles.size] * tiles.large + [tiles.size - 1] * (tiles.count - tiles.large)
-    assert sum(sizes) == extent and min(sizes) >= 1
+    assert sum(tiles.sizes) == extent and min(tiles.sizes) >= 1 and max(tiles.sizes) - min(tiles.sizes) <= 1
     assert tiles.size <= largest and tiles.count == -(-extent // largest)
 
 
 @given(st.integers(1, 500), st.sampled_from([1, 2, 4, 8, 16]))
 def test_vectors_cover_an_extent_and_stay_within_it(extent: int, widest: int) -> None:
-    pieces = vectors(extent, widest)
-    starts = np.minimum(np.arange(pieces.count) * pieces.lanes, extent - pieces.lanes)
-    covered = {start + lane for start in starts for lane in range(pieces.lanes)}
-    assert covered == set(range(extent))
-    assert pieces.lanes == widest or widest > extent >= pieces.lanes > extent // 2
+    vectors = Blocks(extent, within(extent, widest))
+    lanes = vectors.size
+    assert lanes == widest or widest > extent >= lanes > extent // 2
+    starts = [int(vectors.start(number(index))) for index in range(vectors.count)]
+    assert {start + lane for start in starts for lane in range(lanes)} == set(range(extent))
 
 
 @settings(deadline=None)
@@ -110,7 +110,7 @@ def test_a_matmul_agrees_with_numpy_in_every_config(data: st.DataObject) -> None
         inputs.append((right.shape, dtype))
         arrays.append(right)
     lowered = lower_expression(build, inputs, target)
-    (output,) = run_lowered(lowered, target, arrays, drawn_choice(data, target))
+    output, _ = run_drawn(data, lowered, target, arrays)
     product = left.astype("float64") @ right.astype("float64") + bias.astype("float64")
     assert_close(output, tail_reference(product), TOLERANCE[dtype] * math.sqrt(depth))
 
@@ -164,7 +164,7 @@ def test_a_conv2d_agrees_with_numpy_in_every_config(data: st.DataObject) -> None
 
     arrays = [x] if weights_are_constant else [x, w]
     lowered = lower_expression(build, [(array.shape, F32) for array in arrays], target)
-    (output,) = run_lowered(lowered, target, arrays, drawn_choice(data, target))
+    output, _ = run_drawn(data, lowered, target, arrays)
     reference = tail_reference(conv2d_reference(x, w, strides, padding, dilation, groups))
     assert_close(output, reference, TOLERANCE[F32] * math.sqrt(w[0].size))
 

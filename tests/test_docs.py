@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tvmbridge import cli
@@ -47,6 +48,25 @@ def test_the_demo_builds_every_target_it_can_and_is_as_accurate_as_onnx_runtime(
     ]
     done = subprocess.run(classify, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"held-out accuracy {ours}%" in done.stdout
+
+
+@pytest.mark.compiler
+def test_the_example_of_a_template_computes_what_numpy_computes():
+    import kernels
+    from tvm import relax
+
+    code = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs" / "schedules.md").read_text(), re.DOTALL).group(1)
+    defined: dict = {}
+    exec(code, defined)
+    template, target = defined["TEMPLATE"], kernels.runnable_targets()[0]
+    shapes = [((7, 37), "float32"), ((37,), "float32")]
+    lowered = kernels.lower_expression(lambda x, y: relax.op.nn.relu(relax.op.add(x, y)), shapes, target)
+    (kernel,) = lowered.kernels
+    arrays = [kernels.random_array(np.random.default_rng(i), *shape) for i, shape in enumerate(shapes)]
+    assert template.fits(kernel, target) and template.guess(kernel, target) in template.configs(kernel, target)
+    for config in template.configs(kernel, target):
+        (output,) = kernels.run_lowered(lowered, target, arrays, lambda _kernel, config=config: (template, config))
+        np.testing.assert_allclose(output, np.maximum(arrays[0] + arrays[1], 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md"))])

@@ -13,20 +13,18 @@ from hypothesis import strategies as st
 from kernels import (
     Build,
     compile_function,
-    guess,
     lower_expression,
     plan,
     random_array,
+    run_drawn,
     run_function,
-    run_lowered,
     runnable_targets,
 )
 from tvm import relax
 
-from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Config, Template
-from tvmbridge.schedules.cpu.row_reading import read_rows
+from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.schedules.cpu.rows import TEMPLATE
+from tvmbridge.schedules.cpu.rows.reading import read_rows
 from tvmbridge.targets import Target
 
 pytestmark = pytest.mark.compiler
@@ -51,16 +49,11 @@ def shapes(draw: st.DrawFn) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def rows_everywhere(data: st.DataObject, target: Target) -> Callable[[Kernel], tuple[Template, Config]]:
-    """A drawn config of the rows template for each kernel with a reduction, which it must take; else the guess."""
-
-    def choose(kernel: Kernel) -> tuple[Template, Config]:
-        if not any(word in kernel.name for word in REDUCING):
-            return guess(kernel, target)
-        assert TEMPLATE.fits(kernel, target)
-        return TEMPLATE, data.draw(st.sampled_from(TEMPLATE.configs(kernel, target)))
-
-    return choose
+def run_rows(data: st.DataObject, lowered: LoweredModel, target: Target, x: np.ndarray) -> np.ndarray:
+    """The output for drawn configs of the rows template, which must take each kernel with a reduction."""
+    output, choice = run_drawn(data, lowered, target, [x], TEMPLATE)
+    assert not [name for name in choice.left if any(word in name for word in REDUCING)]
+    return output
 
 
 REDUCING = ("softmax", "norm", "sum", "mean", "max", "min", "prod", "variance", "std")
@@ -100,7 +93,7 @@ def test_a_reduction_agrees_with_numpy_over_any_axes(data: st.DataObject) -> Non
     ours, numpys = REDUCTIONS[data.draw(st.sampled_from(sorted(REDUCTIONS)))]
     x = random_array(np.random.default_rng(data.draw(st.integers(0, 1000))), shape, dtype)
     lowered = lower_expression(lambda x: ours(x, axes, keepdims), [(shape, dtype)], target)
-    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    output = run_rows(data, lowered, target, x)
     assert_close(output, numpys(x.astype("float64"), axis=tuple(axes), keepdims=keepdims), TOLERANCE[dtype])
 
 
@@ -114,7 +107,7 @@ def test_a_reduction_of_integers_is_exact(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["sum", "prod", "max", "min"]))
     x = random_array(np.random.default_rng(data.draw(st.integers(0, 1000))), shape, dtype)
     lowered = lower_expression(lambda x: getattr(op, name)(x, axes), [(shape, dtype)], target)
-    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    output = run_rows(data, lowered, target, x)
     wrapped = {"dtype": dtype} if name in ("sum", "prod") else {}
     assert np.array_equal(output, getattr(np, name)(x, axis=tuple(axes), **wrapped))
 
@@ -141,7 +134,7 @@ def test_softmax_agrees_with_numpy_along_any_axis_with_masks_and_large_logits(da
     logarithm = data.draw(st.booleans())
     build = op.nn.log_softmax if logarithm else op.nn.softmax
     lowered = lower_expression(lambda x: build(x, axis), [(shape, dtype)], target)
-    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    output = run_rows(data, lowered, target, x)
     exact = x.astype("float64")
     shifted = exact - exact.max(axis=axis, keepdims=True)
     if logarithm:
@@ -188,7 +181,7 @@ def test_normalisation_agrees_with_numpy(data: st.DataObject) -> None:
         return op.nn.relu(op.nn.layer_norm(x, relax.const(scale, dtype), relax.const(shift, dtype), list(axes), 1e-5))
 
     lowered = lower_expression(build, [(shape, dtype)], target)
-    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    output = run_rows(data, lowered, target, x)
     exact = x.astype("float64")
     if root_mean_square:
         reference = exact / np.sqrt((exact**2).mean(axis=axes, keepdims=True) + 1e-5) * scale
@@ -210,7 +203,7 @@ def test_group_norm_agrees_with_numpy(data: st.DataObject) -> None:
         return op.nn.group_norm(x, relax.const(scale, F32), relax.const(shift, F32), groups, 1, [2, 3], 1e-2)
 
     lowered = lower_expression(build, [(shape, F32)], target)
-    (output,) = run_lowered(lowered, target, [x], rows_everywhere(data, target))
+    output = run_rows(data, lowered, target, x)
     grouped = x.astype("float64").reshape(shape[0], groups, -1)
     mean, variance = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
     reference = ((grouped - mean) / np.sqrt(variance + 1e-2)).reshape(shape)
@@ -266,7 +259,7 @@ def assembly(function: tvm.tirx.PrimFunc, target: Target) -> str:
 
 def test_a_long_sum_is_vector_additions_to_as_many_accumulators_as_the_config_says() -> None:
     target = RUNNABLE[0]
-    kernel = only_kernel(lambda x: op.sum(x, [1]), ((8, 4096), F32))
+    kernel = only_kernel(lambda x: op.sum(x, [1]), ((64, 16384), F32))
     accumulators = {}
     for config in TEMPLATE.configs(kernel, target):
         code = assembly(plan(kernel, target, TEMPLATE, config).scheduled.function, target)

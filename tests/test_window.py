@@ -19,6 +19,7 @@ from kernels import (
     lower_expression,
     lower_function,
     random_array,
+    run_drawn,
     run_function,
     run_lowered,
     runnable_targets,
@@ -27,7 +28,6 @@ from tvm import relax, te
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Template, fitting_templates
-from tvmbridge.schedules.cpu import window as window_template
 from tvmbridge.schedules.cpu.window import TEMPLATE
 from tvmbridge.targets import Target, parse_preset
 
@@ -68,30 +68,13 @@ def draw_geometry(data: st.DataObject, rank: int) -> tuple[list[int], list[int],
     return places, window, strides, padding, dilation
 
 
-def run_drawn(
+def run_windows(
     data: st.DataObject, build: Build, arrays: Sequence[np.ndarray], target: Target
 ) -> tuple[np.ndarray, int]:
-    """The output for drawn configs, dealt out to several cores or not; how many kernels slide a window."""
-    target = msgspec.structs.replace(target, cores=data.draw(st.sampled_from([1, 2, 3])))
+    """The output for drawn configs of the template of windows; how many kernels slide one."""
     lowered = lower_expression(build, [(x.shape, str(x.dtype)) for x in arrays], target)
-    choose = Drawn(data, target)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(window_template, "_PARALLEL_STEPS", data.draw(st.sampled_from([0, 1 << 30])))
-        (output,) = run_lowered(lowered, target, arrays, choose)
-    return output, choose.count
-
-
-class Drawn:
-    """For each kernel that slides a window the template of windows with any of its configs; counts them."""
-
-    def __init__(self, data: st.DataObject, target: Target) -> None:
-        self.data, self.target, self.count = data, target, 0
-
-    def __call__(self, kernel: Kernel) -> tuple[Template, Config]:
-        if not TEMPLATE.fits(kernel, self.target):
-            return guess(kernel, self.target)
-        self.count += 1
-        return TEMPLATE, self.data.draw(st.sampled_from(TEMPLATE.configs(kernel, self.target)))
+    output, choice = run_drawn(data, lowered, target, arrays, TEMPLATE)
+    return output, len(choice.taken)
 
 
 def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
@@ -135,7 +118,7 @@ def test_a_depthwise_convolution_agrees_with_numpy_in_every_config(data: st.Data
         reference = np.maximum(reference, 0) + other.astype("float64")
     if tail == "clip":
         reference = reference.clip(0, 2)
-    output, windows = run_drawn(data, build, [x, other], target)
+    output, windows = run_windows(data, build, [x, other], target)
     assert windows == 1 or channels == 1
     assert_close(output, reference, TOLERANCE[dtype])
 
@@ -175,7 +158,7 @@ def test_pooling_agrees_with_numpy_in_every_config(data: st.DataObject) -> None:
     else:
         count = (~np.isnan(seen)).sum(taps).clip(1) if kind == "average" else math.prod(window)
         reference = np.nansum(seen, taps) / count
-    output, windows = run_drawn(data, build, [x], target)
+    output, windows = run_windows(data, build, [x], target)
     assert windows == 1
     if kind == "max":
         assert np.array_equal(output.astype("float64"), reference)
@@ -213,7 +196,7 @@ def test_a_window_along_the_contiguous_axis_agrees_with_numpy_in_every_config(da
         reference = np.nan_to_num(seen, nan=float(np.finfo(dtype).min)).max(taps)
     else:
         reference = np.nansum(seen, taps) / (~np.isnan(seen)).sum(taps).clip(1)
-    output, windows = run_drawn(data, build, [x], target)
+    output, windows = run_windows(data, build, [x], target)
     border = sum(padding[rank - 1 :: rank])
     assert windows == 1 or 2 * border > places[-1] or window[-1] == 1
     assert_close(output, np.moveaxis(reference, -1, 1), TOLERANCE[dtype])
@@ -333,7 +316,7 @@ def test_tasks_cover_every_row_whatever_the_cores(cores: int) -> None:
     reference = np.nansum(seen * np.moveaxis(w.astype("float64"), (0, 1), (2, 3))[0], (-2, -1)).clip(0, 6)
     for config in ({"positions": 5, "vectors": 2, "block": 2}, {"positions": 8, "vectors": 1, "block": 4}):
         function = TEMPLATE.schedule(kernel, target, config).function
-        assert "T.parallel" in function.script()
+        assert ("T.parallel" in function.script()) == (cores > 1)
         (output,) = run_function(function, target, [x, w])
         assert_close(output, reference, TOLERANCE["float32"])
 
@@ -367,11 +350,10 @@ def test_positions_that_see_nothing_but_padding_are_written_too() -> None:
     expected = np.nansum(view * w[0, 0], axis=(-1, -2)).transpose(0, 3, 1, 2)
 
     def choose(kernel: Kernel) -> tuple[Template, Config]:
-        template = fitting_templates(kernel, NATIVE)[0]
-        if template.name != TEMPLATE.name:
-            return template, template.guess(kernel, NATIVE)
-        chosen.append(template.configs(kernel, NATIVE)[0])
-        return template, chosen[-1]
+        if not TEMPLATE.fits(kernel, NATIVE):
+            return guess(kernel, NATIVE)
+        chosen.append(TEMPLATE.configs(kernel, NATIVE)[0])
+        return TEMPLATE, chosen[-1]
 
     chosen: list[Config] = []
     (output,) = run_lowered(lowered, NATIVE, [x], choose)

@@ -12,7 +12,8 @@ from tvmbridge.frontend.weights import attach_weights, detach_weights
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Before: inputs with static shapes. After: an equal model with value_info for whatever onnx can infer.
 
-    Raises ModelError where the shapes contradict each other.
+    The given model loses its weights to the new one: protobuf keeps what it was once given until a model is gone, and
+    two models with weights would be one too many in memory. Raises ModelError where the shapes contradict each other.
     """
     weights = detach_weights(model)
     try:
@@ -24,6 +25,4 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from exc
     except Exception as exc:  # C++: whatever else a malformed graph leads to
         raise ModelError(f"onnx cannot infer the model's shapes: {reason(exc)}", hint="export it again") from exc
-    finally:
-        attach_weights(model, weights)
     return attach_weights(inferred, weights)

@@ -1,6 +1,6 @@
 """Schedule templates: (kernel, target, config) → a scheduled function, for untuned builds, tuning and replay alike.
 
-A template is one file of `cpu/` or `gpu/` that ends in `TEMPLATE = Template(...)`; this file finds it there.
+A template is a module or package of `cpu/` or `gpu/` that ends in `TEMPLATE = Template(...)`, and is found there.
 A kernel takes the fitting template of the highest rank, with the config that the template guesses, unless a tuning
 record names another.
 """

@@ -10,9 +10,12 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.stages import Axis, loads, substitute
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads, substitute
+from tvmbridge.schedules.cpu.loops.indices import analyzer, coordinates, flat_offset, whole
+from tvmbridge.schedules.cpu.loops.indices import step as growth
+from tvmbridge.schedules.cpu.loops.stages import Axis
 
+Access = tuple[tvm.ir.Var, tuple[tvm.ir.Expr, ...]]  # (buffer, indices)
 Combine = Callable[[tvm.ir.Expr, tvm.ir.Expr], tvm.ir.Expr]
 
 
@@ -39,7 +42,7 @@ class Step:
         return self.inner + self.reduced
 
     @property
-    def accesses(self) -> list[tuple[tvm.ir.Var, tuple[tvm.ir.Expr, ...]]]:
+    def accesses(self) -> list[Access]:
         """Every (buffer, indices) that the step loads or stores."""
         return [(self.buffer, self.indices), *((load.source, tuple(load.indices)) for load in loads(self.value))]
 
@@ -57,31 +60,9 @@ class Rows:
     across: Axis | None
 
 
-def operations(expr: tvm.ir.Expr) -> int:
-    """How many operations compute the expression, a load being one; those of indices are free."""
-    count = 0
-
-    def visit(node: tvm.ir.Expr) -> tvm_ffi.WalkResult | None:
-        nonlocal count
-        if isinstance(node, (tvm.ir.Var, tirx.IntImm, tirx.FloatImm, tvm.ir.Op)):
-            return None
-        calls_libm = isinstance(node, tvm.ir.Call) and getattr(node.op, "name", "") in _LIBM
-        count += 20 if calls_libm else 1
-        return tvm_ffi.WalkResult.SKIP if isinstance(node, tvm.ir.TensorLoad) else None
-
-    tvm_ffi.structural_walk(expr, (tvm.ir.Expr, visit), order="pre")
-    return count
-
-
-_LIBM = frozenset(f"tirx.{name}" for name in ("exp", "log", "tanh", "erf", "sigmoid", "pow", "sin", "cos", "rsqrt"))
-
-
 def simplifier(axes: Sequence[Axis]) -> Callable[[tvm.ir.Expr], tvm.ir.Expr]:
     """What simplifies an index of these axes."""
-    analyzer = tvm.sym.Analyzer()
-    for axis in axes:
-        analyzer.bind(axis.var, tvm.ir.Range(number(0), number(axis.extent)))
-    return analyzer.simplify
+    return analyzer(whole(axes)).simplify
 
 
 def with_indices(expr: tvm.ir.Expr, change: Callable[[tvm.ir.Expr], tvm.ir.Expr]) -> tvm.ir.Expr:
@@ -93,16 +74,9 @@ def with_indices(expr: tvm.ir.Expr, change: Callable[[tvm.ir.Expr], tvm.ir.Expr]
     return tvm_ffi.structural_map(expr, (tvm.ir.TensorLoad, changed))
 
 
-def stride(
-    step: Step, access: tuple[tvm.ir.Var, Sequence[tvm.ir.Expr]], axis: Axis, rows: Sequence[Axis]
-) -> int | None:
+def stride(step: Step, access: Access, axis: Axis, rows: Sequence[Axis]) -> int | None:
     """How many elements apart two neighbours on the axis lie in a buffer; None where it is not always the same."""
-    buffer, indices = access
-    flat: tvm.ir.Expr = number(0)
-    for index, extent in zip(indices, buffer.shape, strict=True):
-        flat = flat * extent + index
-    found = tvm.sym.detect_linear_equation(simplifier([*rows, *step.axes])(flat), [axis.var])
-    return int(found[0]) if found and isinstance(found[0], tirx.IntImm) else None
+    return growth(flat_offset(*access), axis, [*rows, *step.axes])
 
 
 def merged(axes: Sequence[Axis], steps: Sequence[Step]) -> tuple[tuple[Axis, ...], list[Step]]:
@@ -142,26 +116,17 @@ def merged(axes: Sequence[Axis], steps: Sequence[Step]) -> tuple[tuple[Axis, ...
     return row_axes, result
 
 
-def _merge(groups: Sequence[Sequence[Axis]]) -> tuple[tuple[Axis, ...], dict[tvm.ir.Var, tvm.ir.Expr]]:
+def _merge(groups: Sequence[Sequence[Axis]]) -> tuple[tuple[Axis, ...], Values]:
     axes: list[Axis] = []
-    values: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    values: Values = {}
     for group in groups:
         if len(group) == 1:
             axes.append(group[0])
             continue
-        whole = Axis(tvm.ir.Var(group[-1].var.name, "int64"), math.prod(axis.extent for axis in group))
-        axes.append(whole)
-        values |= unmerged(whole.var, group)
+        joined = Axis(tvm.ir.Var(group[-1].var.name, "int64"), math.prod(axis.extent for axis in group))
+        axes.append(joined)
+        values |= coordinates(joined.var, group)
     return tuple(axes), values
-
-
-def unmerged(position: tvm.ir.Expr, axes: Sequence[Axis]) -> dict[tvm.ir.Var, tvm.ir.Expr]:
-    """The values of axes at a position in the order of their nested loops."""
-    values: dict[tvm.ir.Var, tvm.ir.Expr] = {}
-    for place, axis in reversed(list(enumerate(axes))):
-        values[axis.var] = position if place == 0 else tirx.floormod(position, number(axis.extent))
-        position = tirx.floordiv(position, number(axis.extent))
-    return values
 
 
 def oriented(axes: tuple[Axis, ...], steps: Sequence[Step]) -> Rows:

@@ -13,31 +13,31 @@ import math
 from collections.abc import Callable, Sequence
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.columns import Columns
-from tvmbridge.schedules.cpu.emit import (
+from tvmbridge.schedules.cpu.contraction.columns import Columns
+from tvmbridge.schedules.cpu.contraction.product import Product
+from tvmbridge.schedules.cpu.contraction.tail import tail_axes
+from tvmbridge.schedules.cpu.loops.costs import operations
+from tvmbridge.schedules.cpu.loops.emit import (
     block,
     loop,
     nest,
-    number,
     parallel,
     prefetch,
     scratch,
     sequence,
     store,
-    unravel,
     unrolled,
     vectorized,
 )
-from tvmbridge.schedules.cpu.product import Product
-from tvmbridge.schedules.cpu.stages import Axis, Values, loads, reload, replace_loads, substitute
-from tvmbridge.schedules.cpu.tail import tail_axes
-from tvmbridge.schedules.cpu.tiling import Tiles
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, replace_loads, substitute
+from tvmbridge.schedules.cpu.loops.indices import coordinates, unravel
+from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.cpu.loops.tiling import Tiles
 
 BLOCK = 16  # elements of depth that lie together in packed rows: a cache line of float32
-_HEAVY = 40  # expressions in a tail: from so many on it is a loop over the tile's rows instead of written out
+_HEAVY = 16  # operations of a tail: from so many on it is a loop over the tile's rows instead of written out
 
 Point = Callable[[tvm.ir.Expr, tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]
 
@@ -151,11 +151,9 @@ class ProductWriter:
 
     def _at(self, place: _Place, row: tvm.ir.Expr) -> Values:
         """The axes of one row; the column axis stands at the group's first column, for the left operand."""
-        row_axes = self.product.row_axes
-        coordinates = unravel(row, [axis.extent for axis in row_axes])
         return {
             **place.outer,
-            **{axis.var: value for axis, value in zip(row_axes, coordinates, strict=True)},
+            **coordinates(row, self.product.row_axes),
             self.product.column.var: place.group * number(self.product.columns),
         }
 
@@ -164,25 +162,24 @@ class ProductWriter:
         depth, window = self._depth_axis, self._window
         load = loads(self.product.left)[0]
 
-        def blocks(chosen: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
+        def blocks(chosen: Values) -> tirx.Stmt:
             def copy(step: tvm.ir.Expr, row: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
-                at = self._at(place, tile.row + row)
-                at.update({axis.var: value for axis, value in zip(window, chosen, strict=True)})
-                at[depth.var] = step * number(BLOCK) + lane
-                return store(place.rows, [tile.index, *chosen, step, row, lane], substitute(load, at))
+                at = {**self._at(place, tile.row + row), **chosen, depth.var: step * number(BLOCK) + lane}
+                where = [tile.index, *(chosen[axis.var] for axis in window), step, row, lane]
+                return store(place.rows, where, substitute(load, at))
 
             return loop(
                 depth.extent // BLOCK,
                 lambda step: unrolled(tile.rows, lambda r: vectorized(BLOCK, lambda lane: copy(step, r, lane))),
             )
 
-        return nest([axis.extent for axis in window], blocks)
+        return nest(window, blocks)
 
     def _tile(self, place: _Place, tile: _Tile) -> tirx.Stmt:
         """Clear the sums, add up, apply the tail and store."""
         product = self.product
         # A buffer a row: TVM keeps small ones on the stack, from where LLVM takes them into registers.
-        made = [scratch([tile.vectors, self.columns.vectors.lanes], product.dtype, "sums") for _ in range(tile.rows)]
+        made = [scratch([tile.vectors, self.columns.lanes], product.dtype, "sums") for _ in range(tile.rows)]
         sums = [buffer for buffer, _ in made]
         clear = self._each(tile, lambda r, v, lane: store(sums[int(r)], [v, lane], product.main.init))
 
@@ -207,26 +204,27 @@ class ProductWriter:
         return sequence(*(self._row(tile, number(r), body) for r in range(tile.rows)))
 
     def _row(self, tile: _Tile, row: tvm.ir.Expr, body: Point) -> tirx.Stmt:
-        lanes = self.columns.vectors.lanes
+        lanes = self.columns.lanes
         return unrolled(tile.vectors, lambda v: vectorized(lanes, lambda lane: body(row, v, lane)))
 
     def _depth(self, add: Callable[[Values, Sequence[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
         """The loops over the depth around `add(reduction axes, where the packed rows have it)`."""
         axis, unroll = self._depth_axis, self.plan.unroll
 
-        def window(chosen: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
-            at = {other.var: value for other, value in zip(self._window, chosen, strict=True)}
+        def window(at: Values) -> tirx.Stmt:
+            chosen = [at[other.var] for other in self._window]
 
             def steps(first: tvm.ir.Expr, count: int, packed: tuple[tvm.ir.Expr, tvm.ir.Expr]) -> tirx.Stmt:
                 step, within = packed
                 return unrolled(count, lambda u: add({**at, axis.var: first + u}, [*chosen, step, within + u]))
 
+            def packed_steps(step: tvm.ir.Expr, part: tvm.ir.Expr) -> tirx.Stmt:
+                within = part * number(unroll)
+                return steps(step * number(BLOCK) + within, unroll, (step, within))
+
             if self.plan.pack_rows:
-                return nest(
-                    [axis.extent // BLOCK, BLOCK // unroll],
-                    lambda at: steps(
-                        at[0] * number(BLOCK) + at[1] * number(unroll), unroll, (at[0], at[1] * number(unroll))
-                    ),
+                return loop(
+                    axis.extent // BLOCK, lambda step: loop(BLOCK // unroll, lambda part: packed_steps(step, part))
                 )
             whole, rest = divmod(axis.extent, unroll)
             nowhere = (number(0), number(0))
@@ -235,7 +233,7 @@ class ProductWriter:
                 steps(number(whole * unroll), rest, nowhere) if rest else None,
             )
 
-        return nest([other.extent for other in self._window], window)
+        return nest(self._window, window)
 
     def _store(self, place: _Place, tile: _Tile, sums: list[tvm.ir.Var]) -> tirx.Stmt:
         """Apply the tail to the tile's sums and store the output."""
@@ -244,11 +242,11 @@ class ProductWriter:
         def total(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
             return tirx.BufferLoad(sums[int(r)], [v, lane])
 
-        if tail is None or _size(tail.value) < _HEAVY:
+        if tail is None or operations(tail.value) < _HEAVY:
             return self._each(
                 tile, lambda r, v, lane: self._result(self._result_at(place, tile, r, v, lane), total(r, v, lane))
             )
-        spilled, made = scratch([tile.rows, tile.vectors, self.columns.vectors.lanes], self.product.dtype, "spilled")
+        spilled, made = scratch([tile.rows, tile.vectors, self.columns.lanes], self.product.dtype, "spilled")
         spill = self._each(tile, lambda r, v, lane: store(spilled, [r, v, lane], total(r, v, lane)))
 
         def result(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
@@ -275,11 +273,10 @@ class ProductWriter:
         main, tail = self.product.main, self.product.tail
         if not self.plan.prefetch or tail is None:
             return None
-        size = math.prod(int(extent) for extent in tail.buffer.shape)
         operands = [
             load
             for load in loads(tail.value)
-            if not load.source.same_as(main.buffer) and math.prod(int(e) for e in load.source.shape) == size
+            if not load.source.same_as(main.buffer) and math.prod(int(e) for e in load.source.shape) == tail.size
         ]
 
         def ask(r: tvm.ir.Expr, v: tvm.ir.Expr) -> tirx.Stmt:
@@ -290,14 +287,3 @@ class ProductWriter:
         if not operands:
             return None
         return unrolled(tile.rows, lambda r: unrolled(tile.vectors, lambda v: ask(r, v)))
-
-
-def _size(expr: tvm.ir.Expr) -> int:
-    count = 0
-
-    def visit(_: object) -> None:
-        nonlocal count
-        count += 1
-
-    tvm_ffi.structural_walk(expr, (tvm.ir.Expr, visit))
-    return count

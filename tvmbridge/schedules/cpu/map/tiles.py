@@ -7,24 +7,24 @@ import dataclasses
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import number, sequence, unrolled, vectorized
-from tvmbridge.schedules.cpu.gathered import (
+from tvmbridge.schedules.cpu.loops.emit import sequence, unrolled, vectorized
+from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, loads, number, substitute
+from tvmbridge.schedules.cpu.loops.indices import linear, offset
+from tvmbridge.schedules.cpu.loops.shares import Share, shared_nest
+from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.cpu.loops.tiling import within
+from tvmbridge.schedules.cpu.map.gathered import (
     MAX_STRIDE,
     Laid,
     blocks_of,
     can_shuffle,
     element,
-    is_guarded,
     laid_out,
     steps_along,
-    widest,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.offsets import linear, offset_of
-from tvmbridge.schedules.cpu.pieces import Piece, accesses
-from tvmbridge.schedules.cpu.shares import Places, Share, nest
-from tvmbridge.schedules.cpu.shuffles import deinterleaved, interleaved, transposed
-from tvmbridge.schedules.cpu.stages import Axis, loads, substitute
+from tvmbridge.schedules.cpu.map.pieces import Piece, accesses
+from tvmbridge.schedules.cpu.map.shuffles import deinterleaved, interleaved, transposed
 
 _MAX_INTERLEAVED = 8
 _MIN_TILE = 4
@@ -33,7 +33,7 @@ _MAX_TILE = 16
 
 def can_interleave(piece: Piece, lanes: int) -> bool:
     """Whether the last axis is short, and vectors over the last two can be shuffled out of vectors over either."""
-    if len(piece.axes) < 2 or is_guarded(piece):
+    if len(piece.axes) < 2 or chooses(piece.value):
         return False
     outer, inner = piece.axes[-2:]
     written = linear(piece.offset).steps
@@ -55,17 +55,17 @@ def can_interleave(piece: Piece, lanes: int) -> bool:
 def interleave(piece: Piece, lanes: int, share: Share | None) -> tirx.Stmt:
     """The last two axes together, `lanes` steps of the outer one at a time."""
     *others, outer, inner = piece.axes
-    lanes = widest(lanes, outer)
+    lanes = within(outer.extent, lanes)
     blocks, start_of = blocks_of(outer, lanes)
 
-    def cell(places: Places) -> tirx.Stmt:
+    def cell(places: Values) -> tirx.Stmt:
         places = {**places, outer.var: start_of(places[blocks.var]), inner.var: number(0)}
 
         def lay(load: tvm.ir.TensorLoad) -> Laid | None:
             steps = steps_along(load, outer, inner)
             if steps[0] == steps[1] * inner.extent:
                 return None
-            start = substitute(offset_of(load), places)
+            start = substitute(offset(load), places)
             vectors = interleaved(load.source, start, steps, inner.extent, lanes)
             return laid_out(vectors, str(load.source.dtype), lanes)
 
@@ -80,7 +80,7 @@ def interleave(piece: Piece, lanes: int, share: Share | None) -> tirx.Stmt:
 
         return sequence(*prepared, unrolled(inner.extent, vector))
 
-    return nest([*others, blocks], cell, share)
+    return shared_nest([*others, blocks], cell, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +107,8 @@ def tiling_of(piece: Piece, lanes: int) -> Tiling | None:
     """The tiles for a load that is contiguous along another axis than the last; None where none is."""
     *outer, inner = piece.axes
     for axis in reversed(outer):
-        size = min(widest(lanes, axis), widest(lanes, inner), _MAX_TILE)
-        whole = Tiling(axis, axis.extent, widest(lanes, inner), whole=True)
+        size = min(within(axis.extent, lanes), within(inner.extent, lanes), _MAX_TILE)
+        whole = Tiling(axis, axis.extent, within(inner.extent, lanes), whole=True)
         square = Tiling(axis, size, size, whole=False)
         for load in loads(piece.value):
             if axis.extent <= MAX_STRIDE and whole.takes(load, inner):
@@ -125,14 +125,14 @@ def tiles(piece: Piece, tiling: Tiling, share: Share | None) -> tirx.Stmt:
     across_blocks, across_start = blocks_of(across, tiling.height)
     inner_blocks, inner_start = blocks_of(inner, lanes)
 
-    def cell(places: Places) -> tirx.Stmt:
+    def cell(places: Values) -> tirx.Stmt:
         row, column = across_start(places[across_blocks.var]), inner_start(places[inner_blocks.var])
         places = {**places, across.var: row, inner.var: column}
 
         def lay(load: tvm.ir.TensorLoad) -> Laid | None:
             if not tiling.takes(load, inner):
                 return None
-            start, step = substitute(offset_of(load), places), steps_along(load, across, inner)[1]
+            start, step = substitute(offset(load), places), steps_along(load, across, inner)[1]
             if tiling.whole:
                 return laid_out(deinterleaved(load.source, start, step, lanes), str(load.source.dtype), lanes)
             statements, vectors = transposed(load.source, start, step, lanes)
@@ -149,4 +149,4 @@ def tiles(piece: Piece, tiling: Tiling, share: Share | None) -> tirx.Stmt:
 
         return sequence(*prepared, unrolled(tiling.height, vector))
 
-    return nest([*others, across_blocks, inner_blocks], cell, share)
+    return shared_nest([*others, across_blocks, inner_blocks], cell, share)

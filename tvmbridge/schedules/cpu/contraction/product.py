@@ -11,13 +11,12 @@ import dataclasses
 import math
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.linear import offset, step
-from tvmbridge.schedules.cpu.stages import Axis, Stage, inline, loads, read_stages, reads, substitute
+from tvmbridge.schedules.cpu.loops.expressions import chooses, constant, loads, number, substitute
+from tvmbridge.schedules.cpu.loops.indices import offset, step
+from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, inline, read_stages, reads
 
 _FEW_ROWS = 6  # below so many an axis is fused with the next one, even where that costs a division a row
 
@@ -82,12 +81,12 @@ class Product:
 def read_product(kernel: Kernel) -> Product | None:
     """The kernel as a product; None where it is something else."""
     stages = read_stages(kernel.function)
-    if stages is None:
+    if stages is None or sum(stage.output for stage in stages) != 1:
         return None
     sums = [stage for stage in stages if stage.reduction]
     if len(sums) != 1:
         return None
-    stages = inline(stages, keep=lambda stage: reads(sums[0], stage.buffer) and _has_border(stage))
+    stages = inline(stages, keep=lambda stage: reads(sums[0], stage.buffer) and chooses(stage.value))
     main = next(stage for stage in stages if stage.reduction)
     before, behind = stages[: stages.index(main)], stages[stages.index(main) + 1 :]
     if len(behind) > 1 or any(not reads(main, pad.buffer) for pad in before):
@@ -102,21 +101,9 @@ def read_product(kernel: Kernel) -> Product | None:
     return None
 
 
-def _has_border(stage: Stage) -> bool:
-    found: list[object] = []
-    tvm_ffi.structural_walk(
-        stage.value, (tvm.ir.Call, lambda call: found.append(call) if _name(call) == "prim.if_then_else" else None)
-    )
-    return bool(found)
-
-
-def _name(call: tvm.ir.Call) -> str:
-    return str(getattr(call.op, "name", ""))
-
-
 def _factors(main: Stage) -> tuple[tvm.ir.Expr, tvm.ir.Expr] | None:
     """Of `sum + left * right`, the two factors, each of which reads one element."""
-    if not _is_zero(main.init) or not isinstance(main.value, tirx.Add):
+    if constant(main.init) != 0 or not isinstance(main.value, tirx.Add):
         return None
     total, term = main.value.a, main.value.b
     if not isinstance(total, tvm.ir.TensorLoad) or not total.source.same_as(main.buffer):
@@ -126,14 +113,10 @@ def _factors(main: Stage) -> tuple[tvm.ir.Expr, tvm.ir.Expr] | None:
     return term.a, term.b
 
 
-def _is_zero(init: tvm.ir.Expr | None) -> bool:
-    return isinstance(init, tirx.IntImm | tirx.FloatImm) and init.value == 0
-
-
 def _arrange(
     kernel: Kernel, pads: tuple[Stage, ...], main: Stage, tail: Stage | None, left: tvm.ir.Expr, right: tvm.ir.Expr
 ) -> Product | None:
-    bounds = (*main.spatial, *main.reduction)
+    bounds = main.axes
     if not main.spatial or any(axis.extent == 0 for axis in bounds):
         return None
     column = main.spatial[-1]

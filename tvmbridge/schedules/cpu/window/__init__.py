@@ -13,19 +13,20 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.emit import Body, loop, parallel, span, with_body
-from tvmbridge.schedules.cpu.sliding import Sliding, read_sliding
-from tvmbridge.schedules.cpu.window_loops import Tiling, even_sizes, row
+from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS, worth_threads
+from tvmbridge.schedules.cpu.loops.emit import loop, parallel, with_body
+from tvmbridge.schedules.cpu.loops.shares import shared
+from tvmbridge.schedules.cpu.loops.tiling import cut, lanes_of, within
+from tvmbridge.schedules.cpu.window.sliding import Sliding, read_sliding
+from tvmbridge.schedules.cpu.window.tiles import Tiling, row
 from tvmbridge.targets import Target
 
-_PARALLEL_STEPS = 1 << 15  # vector operations, about 8 µs of one core: below it a second costs more than it brings
 _SETS, _WAYS, _LINE_BYTES = 64, 8, 64  # a first-level cache as most cores have it: 32 kB
 
 
 def _lanes(sliding: Sliding, target: Target) -> int:
     """A full vector of accumulators, or the largest power of two of channels that there is."""
-    widest = target.vector_bits // tvm.DataType(str(sliding.accumulator.dtype)).bits
-    return min(widest, 1 << (len(sliding.across.whole).bit_length() - 1))
+    return within(len(sliding.across.whole), lanes_of(target, str(sliding.accumulator.dtype)))
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
@@ -41,11 +42,15 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
     found: list[Config] = []
     for vectors in range(1, min(4, len(sliding.across.whole) // lanes) + 1):
         slide = Tiling(sliding, lanes, vectors, 1).slide
-        for positions in sorted({even_sizes(slide.axis.extent, largest)[0] for largest in (1, 2, 4, 6, 8, 11, 14)}):
+        for positions in sorted({cut(slide.axis.extent, largest).size for largest in (1, 2, 4, 6, 8, 11, 14)}):
             tiling = Tiling(sliding, lanes, vectors, positions)
             held = (positions + slide.window) * vectors + 1
             if positions == 1 or (held <= target.vector_registers and tiling.written_out):
-                blocks = [tiling.groups] if sliding.across.padded else sorted({1, min(4, tiling.groups), tiling.groups})
+                blocks = (
+                    [tiling.groups.count]
+                    if sliding.across.padded
+                    else sorted({1, min(4, tiling.groups.count), tiling.groups.count})
+                )
                 found += [{"positions": positions, "vectors": vectors, "block": block} for block in blocks]
     return found
 
@@ -88,17 +93,15 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
         raise ValueError(f"{kernel.key} slides no window")
     tiling = Tiling(sliding, _lanes(sliding, target), int(config["vectors"]), int(config["positions"]))
     # The borders along the channels belong to no block: there is but one then.
-    blocks = 1 if sliding.across.padded else math.ceil(tiling.groups / int(config["block"]))
-    alone = tiling.steps < _PARALLEL_STEPS
+    blocks = 1 if sliding.across.padded else math.ceil(tiling.groups.count / int(config["block"]))
+    alone = not worth_threads(tiling.steps * VECTOR_NS, target)
     parts = 1 if alone else _parts(blocks, tiling.rows, target.cores)
 
     def task(index: tvm.ir.Expr) -> tirx.Stmt:
         block, part = tirx.floordiv(index, parts), tirx.floormod(index, parts)
-        return _share(
-            tiling.rows,
-            parts,
-            part,
-            lambda i: row(tiling, i, lambda body: _share(tiling.groups, blocks, block, body)),
+        groups = (block, blocks)
+        return shared(
+            tiling.rows, (part, parts), lambda i: row(tiling, i, lambda body: shared(tiling.groups.count, groups, body))
         )
 
     body = loop(blocks, task) if alone else parallel(blocks * parts, task)
@@ -109,13 +112,6 @@ def _parts(blocks: int, rows: int, cores: int) -> int:
     """Into how many parts the rows of a block of channels are cut, so that each core gets as much as the others."""
     enough = (n for n in range(1, rows + 1) if blocks * n % cores == 0 or blocks * n >= 8 * cores)
     return next(enough, rows)
-
-
-def _share(total: int, parts: int, part: tvm.ir.Expr, body: Body) -> tirx.Stmt:
-    """`body` for the steps of one of even parts of `total`."""
-    if total % parts == 0:
-        return loop(total // parts, lambda i: body(part * (total // parts) + i))
-    return span(tirx.floordiv(part * total, parts), tirx.floordiv((part + 1) * total, parts), body)
 
 
 TEMPLATE = Template(name="window", version=1, rank=10, fits=_fits, configs=_configs, guess=_guess, schedule=_schedule)

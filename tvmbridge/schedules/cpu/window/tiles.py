@@ -16,15 +16,16 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import Body, loop, number, scratch, sequence, span, store, unravel, vectorized
-from tvmbridge.schedules.cpu.sliding import Slide, Sliding
-from tvmbridge.schedules.cpu.stages import replace_loads, substitute
+from tvmbridge.schedules.cpu.loops.emit import Body, loop, scratch, sequence, span, store, vectorized
+from tvmbridge.schedules.cpu.loops.expressions import Values, number, replace_loads, substitute
+from tvmbridge.schedules.cpu.loops.indices import coordinates
+from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut
+from tvmbridge.schedules.cpu.window.sliding import Slide, Sliding
 
 _WRITTEN_OUT = 128  # vector operations written out in one tile: longer code brings nothing, and compiles slowly
 _BORDER_TILES = 8  # tiles without some taps, each written out on its own
 
-Place = dict[tvm.ir.Var, tvm.ir.Expr]
-_OfTaps = Callable[[Place], tirx.Stmt]
+_OfTaps = Callable[[Values], tirx.Stmt]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Tiling:
         return math.prod(slide.axis.extent for slide in self.others)
 
     @property
-    def groups(self) -> int:
-        """How many tiles of channels lie beside each other; the last one may overlap its neighbour."""
-        return math.ceil(len(self.sliding.across.whole) / (self.lanes * self.vectors))
+    def groups(self) -> Blocks:
+        """The channels of each tile, of those at which all taps count."""
+        return Blocks(len(self.sliding.across.whole), self.lanes * self.vectors)
 
     @property
     def steps(self) -> int:
@@ -80,7 +81,7 @@ class Tiling:
         whole = self.slide.whole
         found: list[tuple[int, int, int, bool]] = []
         first = 0
-        for size in even_sizes(self.slide.axis.extent, self.positions):
+        for size in cut(self.slide.axis.extent, self.positions).sizes:
             inside = whole.start <= first and first + size <= whole.stop
             if inside and found and found[-1][1] == size and found[-1][3]:
                 start, _, count, _ = found.pop()
@@ -91,26 +92,20 @@ class Tiling:
         return found
 
 
-def even_sizes(extent: int, largest: int) -> list[int]:
-    """The fewest tiles of at most `largest`, as even as can be, the larger ones first."""
-    count = math.ceil(extent / largest)
-    return [extent // count + (i < extent % count) for i in range(count)]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Cell:
     """One vector of results. place: of its first lane. register: the buffer that accumulates it."""
 
     sliding: Sliding
     lanes: int
-    place: Place
+    place: Values
     register: tvm.ir.Var
 
     def start(self) -> tirx.Stmt:
         """The register as it is before the first tap."""
         return self._put(self.register, None, self.sliding.init, {})
 
-    def step(self, taps: Place) -> tirx.Stmt:
+    def step(self, taps: Values) -> tirx.Stmt:
         """One tap into the register."""
         return self._put(self.register, None, self.sliding.update, taps)
 
@@ -119,7 +114,7 @@ class _Cell:
         return self._put(self.sliding.stored, self.sliding.indices, self.sliding.value, {})
 
     def _put(
-        self, buffer: tvm.ir.Var, indices: tuple[tvm.ir.Expr, ...] | None, value: tvm.ir.Expr, taps: Place
+        self, buffer: tvm.ir.Var, indices: tuple[tvm.ir.Expr, ...] | None, value: tvm.ir.Expr, taps: Values
     ) -> tirx.Stmt:
         channel, accumulator = self.sliding.channels.var, self.sliding.accumulator
 
@@ -141,7 +136,7 @@ class _Spot:
     known: int | None
 
 
-def _tile(tiling: Tiling, place: Place, spot: _Spot, whole: bool, edge: bool) -> tirx.Stmt:
+def _tile(tiling: Tiling, place: Values, spot: _Spot, whole: bool, edge: bool) -> tirx.Stmt:
     """One tile. whole: along the other axes no tap is padding. edge: along the channels some are; it is of one."""
     slide, across = tiling.slide, tiling.sliding.across
     lanes, vectors = (1, 1) if edge else (tiling.lanes, tiling.vectors)
@@ -155,7 +150,7 @@ def _tile(tiling: Tiling, place: Place, spot: _Spot, whole: bool, edge: bool) ->
         cells[position, vector] = _Cell(tiling.sliding, lanes, here, register)
         made.append(made_here)
 
-    def written_out(taps: Place) -> tirx.Stmt:
+    def written_out(taps: Values) -> tirx.Stmt:
         steps = [
             cells[position, vector].step({**taps, **({slide.taps.var: number(tap)} if slide.taps else {})})
             for position, tap in _in_order_of_input(slide, spot.size)
@@ -164,7 +159,7 @@ def _tile(tiling: Tiling, place: Place, spot: _Spot, whole: bool, edge: bool) ->
         ]
         return sequence(*steps)  # of none, where all taps are padding
 
-    def looped(taps: Place) -> tirx.Stmt:
+    def looped(taps: Values) -> tirx.Stmt:
         return sequence(*(cell.step(taps) for cell in cells.values()))
 
     body: _OfTaps = written_out if tiling.written_out else _over_taps(slide, spot.first, False, False, looped)
@@ -185,7 +180,7 @@ def _in_order_of_input(slide: Slide, size: int) -> list[tuple[int, int]]:
 def _over_taps(slide: Slide, position: tvm.ir.Expr, whole: bool, written_out: bool, body: _OfTaps) -> _OfTaps:
     """`body` for every tap along one axis that counts at a position. whole: all do."""
 
-    def over(taps: Place) -> tirx.Stmt:
+    def over(taps: Values) -> tirx.Stmt:
         def at(tap: tvm.ir.Expr) -> tirx.Stmt:
             return body({**taps, slide.taps.var: tap} if slide.taps else taps)
 
@@ -204,8 +199,7 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
 
     over_groups: the loop over the groups of channels.
     """
-    positions = unravel(index, [slide.axis.extent for slide in tiling.others])
-    place = {slide.axis.var: position for slide, position in zip(tiling.others, positions, strict=True)}
+    place = coordinates(index, [slide.axis for slide in tiling.others])
     middle: list[tvm.ir.Expr] = []
     for slide in tiling.others:
         if slide.padded:
@@ -219,15 +213,12 @@ def row(tiling: Tiling, index: tvm.ir.Expr, over_groups: Callable[[Body], tirx.S
     return tirx.IfThenElse(tirx.all(*middle), _tiles(tiling, place, over_groups, True), border)
 
 
-def _tiles(tiling: Tiling, place: Place, over_groups: Callable[[Body], tirx.Stmt], whole: bool) -> tirx.Stmt:
+def _tiles(tiling: Tiling, place: Values, over_groups: Callable[[Body], tirx.Stmt], whole: bool) -> tirx.Stmt:
     channels, inside = tiling.sliding.channels, tiling.sliding.across.whole
-    width = tiling.lanes * tiling.vectors
 
     def tiles(spot: _Spot) -> tirx.Stmt:
         def of_group(group: tvm.ir.Expr) -> tirx.Stmt:
-            channel = group * width + inside.start
-            if len(inside) % width:
-                channel = tirx.min(channel, inside.stop - width)
+            channel = tiling.groups.start(group) + inside.start
             return _tile(tiling, {**place, channels.var: channel}, spot, whole, False)
 
         def of_edge(first: int, end: int) -> tirx.Stmt | None:

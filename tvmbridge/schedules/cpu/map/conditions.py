@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tvm
-import tvm.sym
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.offsets import Box, Linear, at, linear, offset_of, range_of
+from tvmbridge.schedules.cpu.loops.expressions import is_choice
+from tvmbridge.schedules.cpu.loops.indices import Box, Linear, analyzer, at, linear, offset, range_of
 
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
@@ -21,7 +20,7 @@ def _decided(comparison: tirx.LT, box: Box) -> tvm.ir.Expr:
     """A comparison, or its result where the box decides it."""
     if not _is_integer(comparison.a):
         return comparison
-    ends = range_of(linear(comparison.a) + linear(comparison.b) * -1, box)
+    ends = range_of(linear(comparison.a) - linear(comparison.b), box)
     if ends is None:
         return comparison
     low, high = ends
@@ -39,9 +38,7 @@ def _decided(comparison: tirx.LT, box: Box) -> tvm.ir.Expr:
 
 def simplified(value: tvm.ir.Expr, box: Box) -> tvm.ir.Expr:
     """The value with what the box decides decided, and its offsets simplified; floating point is left as it is."""
-    analyzer = tvm.sym.Analyzer()
-    for axis, first, end in box:
-        analyzer.bind(axis.var, tvm.ir.Range(number(first), number(end)))
+    simplify = analyzer(box).simplify
 
     def truth(expr: tvm.ir.Expr) -> bool | None:
         return bool(int(expr)) if isinstance(expr, tirx.IntImm) else None
@@ -49,10 +46,10 @@ def simplified(value: tvm.ir.Expr, box: Box) -> tvm.ir.Expr:
     def compare(node: tirx.LT) -> tvm.ir.Expr:
         if not _is_integer(node.a):
             return node
-        return _decided(type(node)(analyzer.simplify(node.a), analyzer.simplify(node.b)), box)
+        return _decided(type(node)(simplify(node.a), simplify(node.b)), box)
 
     def cast(node: tirx.Cast) -> tvm.ir.Expr:
-        return tirx.Cast(node.ty.dtype, analyzer.simplify(node.value)) if _is_integer(node.value) else node
+        return tirx.Cast(node.ty.dtype, simplify(node.value)) if _is_integer(node.value) else node
 
     def both(node: tirx.And) -> tvm.ir.Expr:
         a, b = truth(node.a), truth(node.b)
@@ -71,9 +68,7 @@ def simplified(value: tvm.ir.Expr, box: Box) -> tvm.ir.Expr:
         return node if known is None else node.true_value if known else node.false_value
 
     def call(node: tvm.ir.Call) -> tvm.ir.Expr:
-        if getattr(node.op, "name", "") not in ("prim.if_then_else", "tirx.if_then_else"):
-            return node
-        known = truth(node.args[0])
+        known = truth(node.args[0]) if is_choice(node) else None
         return node if known is None else node.args[1] if known else node.args[2]
 
     def extreme(node: tirx.Min | tirx.Max) -> tvm.ir.Expr:
@@ -94,7 +89,7 @@ def simplified(value: tvm.ir.Expr, box: Box) -> tvm.ir.Expr:
         return node.a - quotient * int(node.b)
 
     def load(node: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-        return tirx.BufferLoad(node.source, at(node.source, analyzer.simplify(offset_of(node))))
+        return tirx.BufferLoad(node.source, at(node.source, simplify(offset(node))))
 
     return tvm_ffi.structural_map(
         value,
@@ -118,7 +113,7 @@ def boundary(value: tvm.ir.Expr, box: Box) -> tuple[int, int] | None:
 
     def note(node: tirx.LT) -> None:
         if not found and _is_integer(node.a):
-            cut = _zero(linear(node.a) + linear(node.b) * -1, box)
+            cut = _zero(linear(node.a) - linear(node.b), box)
             if cut is not None:
                 found.append(cut)
 

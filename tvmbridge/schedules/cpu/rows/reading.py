@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.row_steps import (
+from tvmbridge.schedules.cpu.loops.costs import operations
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads, loads_of, number, substitute, variables
+from tvmbridge.schedules.cpu.loops.indices import linear
+from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, inline, read_stages
+from tvmbridge.schedules.cpu.rows.steps import (
     Combine,
     Rows,
     Step,
     merged,
-    operations,
     oriented,
     simplifier,
     with_indices,
 )
-from tvmbridge.schedules.cpu.stages import Axis, Stage, inline, loads, read_stages, substitute
 
 _COSTLY = 8  # operations from which an element that several stages read is computed once and kept
 # What leaves the result as it is when it is combined with it once more; of max and min any value may be.
@@ -32,21 +33,17 @@ def read_rows(function: tirx.PrimFunc) -> Rows | None:
     stages = read_stages(function)
     if stages is None or not any(stage.reduction for stage in stages):
         return None
-    axes = [axis for stage in stages for axis in (*stage.spatial, *stage.reduction)]
+    axes = [axis for stage in stages for axis in stage.axes]
     if any(axis.extent == 0 or str(axis.var.ty.dtype) != "int64" for axis in axes):
         return None
-    outputs = list(function.params)
-
-    def is_output(stage: Stage) -> bool:
-        return any(stage.buffer.same_as(output) for output in outputs)
 
     def is_shared(stage: Stage) -> bool:
-        readings = [load for other in stages for load in loads(other.value) if load.source.same_as(stage.buffer)]
+        readings = [load for other in stages for load in loads_of(other.value, stage.buffer)]
         return len(readings) > 1 and operations(stage.value) >= _COSTLY
 
-    for keep in (lambda stage: is_output(stage) or is_shared(stage), is_output):
+    for keep in (is_shared, lambda _stage: False):
         read = [_plain(stage) for stage in inline(stages, keep)]
-        rows = _rows([_with_groups(stage, read) for stage in read], is_output)
+        rows = _rows([_with_groups(stage, read) for stage in read])
         if rows is not None:
             return rows
     return None
@@ -54,8 +51,8 @@ def read_rows(function: tirx.PrimFunc) -> Rows | None:
 
 def _plain(stage: Stage) -> Stage:
     """The stage with variables of its own, without axes of one step, and with its indices simplified."""
-    axes = [axis for axis in (*stage.spatial, *stage.reduction) if axis.extent > 1]
-    values: dict[tvm.ir.Var, tvm.ir.Expr] = {axis.var: number(0) for axis in (*stage.spatial, *stage.reduction)}
+    axes = [axis for axis in stage.axes if axis.extent > 1]
+    values: Values = {axis.var: number(0) for axis in stage.axes}
     fresh = {axis.var: Axis(tvm.ir.Var(axis.var.name, "int64"), axis.extent) for axis in axes}
     values |= {var: axis.var for var, axis in fresh.items()}
     simplify = simplifier(tuple(fresh.values()))
@@ -81,7 +78,7 @@ def _with_groups(stage: Stage, stages: Sequence[Stage]) -> Stage:
         if isinstance(index, tirx.FloorDiv) and isinstance(index.a, tvm.ir.Var) and isinstance(index.b, tirx.IntImm)
     }
     spatial: list[Axis] = []
-    values: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    values: Values = {}
     for axis in stage.spatial:
         size = groups.get(axis.var, 1)
         if size == 1 or axis.extent % size:
@@ -99,14 +96,14 @@ def _with_groups(stage: Stage, stages: Sequence[Stage]) -> Stage:
     )
 
 
-def _rows(stages: Sequence[Stage], is_output: Callable[[Stage], bool]) -> Rows | None:
+def _rows(stages: Sequence[Stage]) -> Rows | None:
     found = _row_axes(stages)
     if found is None:
         return None
     axes, row_of = found
     rows = {axis.var for axis in axes}
     stages = [_renamed(stage, row_of) for stage in stages]
-    held = {stage.buffer: _RowBuffer(stage, rows) for stage in stages if not is_output(stage)}
+    held = {stage.buffer: _RowBuffer(stage, rows) for stage in stages if not stage.output}
     steps = []
     for stage in stages:
         step = _step(stage, rows, held)
@@ -130,7 +127,7 @@ def _row_axes(stages: Sequence[Stage]) -> tuple[tuple[Axis, ...], dict[tvm.ir.Va
         return var
 
     for reader in stages:
-        variables = {axis.var for axis in (*reader.spatial, *reader.reduction)}
+        variables = {axis.var for axis in reader.axes}
         for load in loads(reader.value):
             producer = next((s for s in stages if s is not reader and s.buffer.same_as(load.source)), None)
             for stored, read in zip(producer.indices if producer else (), load.indices, strict=bool(producer)):
@@ -236,7 +233,7 @@ def _combined(stage: Stage) -> tuple[Combine, tvm.ir.Expr] | None:
     before, term = stage.value.a, stage.value.b
     if not isinstance(before, tvm.ir.TensorLoad) or not before.source.same_as(stage.buffer):
         return None
-    return None if any(load.source.same_as(stage.buffer) for load in loads(term)) else (kind, term)
+    return None if loads_of(term, stage.buffer) else (kind, term)
 
 
 def _is_whole(stage: Stage, term: tvm.ir.Expr) -> bool:
@@ -248,9 +245,9 @@ def _is_whole(stage: Stage, term: tvm.ir.Expr) -> bool:
         for index in load.indices:
             if isinstance(index, tirx.IntImm):
                 continue
-            variables = {var for var in _variables(index) if var in spatial or var in reduced}
-            used |= variables
-            if variables & spatial.keys() and variables & reduced.keys() and not _is_split(index, spatial, reduced):
+            here = {var for var in variables(index) if var in spatial or var in reduced}
+            used |= here
+            if here & spatial.keys() and here & reduced.keys() and not _is_split(index, spatial, reduced):
                 return False
         if used & reduced.keys():
             own.append(used & spatial.keys())
@@ -260,19 +257,12 @@ def _is_whole(stage: Stage, term: tvm.ir.Expr) -> bool:
 def _is_split(index: tvm.ir.Expr, spatial: Mapping[tvm.ir.Var, int], reduced: Mapping[tvm.ir.Var, int]) -> bool:
     """Whether the index is that of an axis split into spatial and reduced parts: each is met once, by one of them."""
     extents = {**spatial, **reduced}
-    variables = [var for var in _variables(index) if var in extents]
-    factors = [coefficient for coefficient in tvm.sym.detect_linear_equation(index, variables)[:-1]]
-    if not factors or not all(isinstance(factor, tirx.IntImm) for factor in factors):
+    sum_ = linear(index)
+    if sum_.others or sum_.constant:
         return False
     met = 1
-    for factor, var in sorted(zip(map(int, factors), variables, strict=True), key=lambda pair: pair[0]):
+    for var, factor in sorted(sum_.steps.items(), key=lambda item: item[1]):
         if factor != met:
             return False
         met *= extents[var]
     return True
-
-
-def _variables(expr: tvm.ir.Expr) -> list[tvm.ir.Var]:
-    found: dict[tvm.ir.Var, None] = {}
-    tvm_ffi.structural_walk(expr, (tvm.ir.Var, lambda var: found.update({var: None})))
-    return list(found)

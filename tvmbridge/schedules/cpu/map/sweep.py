@@ -10,23 +10,23 @@ import math
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import loop, number, sequence, unrolled, vectorized
-from tvmbridge.schedules.cpu.gathered import (
+from tvmbridge.schedules.cpu.loops.emit import loop, sequence, unrolled, vectorized
+from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, number, substitute
+from tvmbridge.schedules.cpu.loops.indices import linear, offset
+from tvmbridge.schedules.cpu.loops.shares import SHARES_A_TASK, Share, only_first, shared_nest
+from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.cpu.loops.tiling import within
+from tvmbridge.schedules.cpu.map.gathered import (
     MAX_STRIDE,
     Laid,
     can_shuffle,
     element,
-    is_guarded,
     laid_out,
-    widest,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.offsets import linear, offset_of
-from tvmbridge.schedules.cpu.pieces import Piece
-from tvmbridge.schedules.cpu.shares import SHARES_A_TASK, Places, Share, nest, only_first
-from tvmbridge.schedules.cpu.shuffles import strided
-from tvmbridge.schedules.cpu.stages import Axis, substitute
-from tvmbridge.schedules.cpu.tiles import can_interleave, interleave, tiles, tiling_of
+from tvmbridge.schedules.cpu.map.pieces import Piece
+from tvmbridge.schedules.cpu.map.shuffles import strided
+from tvmbridge.schedules.cpu.map.tiles import can_interleave, interleave, tiles, tiling_of
 
 
 def sweep(piece: Piece, lanes: int, unroll: int, share: Share | None) -> tirx.Stmt:
@@ -35,51 +35,53 @@ def sweep(piece: Piece, lanes: int, unroll: int, share: Share | None) -> tirx.St
         return only_first(share, element(piece, {}))
     if can_interleave(piece, lanes):
         return interleave(piece, lanes, share)
-    tiling = None if is_guarded(piece) else tiling_of(piece, lanes)
+    tiling = None if chooses(piece.value) else tiling_of(piece, lanes)
     return _rows(piece, lanes, unroll, share) if tiling is None else tiles(piece, tiling, share)
 
 
 def _rows(piece: Piece, lanes: int, unroll: int, share: Share | None) -> tirx.Stmt:
     """The last axis in vectors of its own."""
     *outer, inner = piece.axes
-    lanes = widest(lanes, inner)
+    lanes = within(inner.extent, lanes)
     vectors = inner.extent // lanes
     unroll = min(unroll, vectors)
 
-    def vector(places: Places, start: tvm.ir.Expr) -> tirx.Stmt:
+    def vector(places: Values, start: tvm.ir.Expr) -> tirx.Stmt:
         return _vector(piece, {**places, inner.var: start}, inner, lanes)
 
-    def blocks(places: Places, block: tvm.ir.Expr) -> tirx.Stmt:
+    def blocks(places: Values, block: tvm.ir.Expr) -> tirx.Stmt:
         return unrolled(unroll, lambda u: vector(places, (block * unroll + u) * lanes))
 
-    def rest(places: Places) -> tirx.Stmt | None:
+    def rest(places: Values) -> tirx.Stmt | None:
         """What the blocks leave of the axis: whole vectors, and one that ends where the axis ends."""
         done = vectors // unroll * unroll
         whole = [vector(places, number(i * lanes)) for i in range(done, vectors)]
         last = [vector(places, number(inner.extent - lanes))] if inner.extent % lanes else []
         return sequence(*whole, *last) if whole or last else None
 
-    def row(places: Places) -> tirx.Stmt:
+    def row(places: Values) -> tirx.Stmt:
         return sequence(loop(vectors // unroll, lambda block: blocks(places, block), name="block"), rest(places))
 
     rows = math.prod(axis.extent for axis in outer)
     if share is None or rows >= share[1] * 2 or vectors // unroll < share[1] * SHARES_A_TASK:
-        return nest(outer, row, share)
+        return shared_nest(outer, row, share)
     # Few rows: each is dealt out by its blocks; what they leave of it is one task's.
     block_axis = Axis(tvm.ir.Var("block", "int64"), vectors // unroll)
-    main = nest([*outer, block_axis], lambda places: blocks(places, places[block_axis.var]), share)
+    main = shared_nest([*outer, block_axis], lambda places: blocks(places, places[block_axis.var]), share)
     has_rest = vectors % unroll or inner.extent % lanes
-    return sequence(main, only_first(share, nest(outer, lambda p: sequence(rest(p)), None)) if has_rest else None)
+    return sequence(
+        main, only_first(share, shared_nest(outer, lambda p: sequence(rest(p)), None)) if has_rest else None
+    )
 
 
-def _vector(piece: Piece, places: Places, inner: Axis, lanes: int) -> tirx.Stmt:
+def _vector(piece: Piece, places: Values, inner: Axis, lanes: int) -> tirx.Stmt:
     """One vector along the inner axis from its place on; small strides are loaded as whole vectors."""
 
     def lay(load: tvm.ir.TensorLoad) -> Laid | None:
-        step = linear(offset_of(load)).steps.get(inner.var, 0)
+        step = linear(offset(load)).steps.get(inner.var, 0)
         if lanes == 1 or not (1 < abs(step) <= MAX_STRIDE or step == -1) or not can_shuffle(load, [inner]):
             return None
-        start = substitute(offset_of(load), places)
+        start = substitute(offset(load), places)
         return laid_out([strided(load.source, start, step, lanes)], str(load.source.dtype), lanes)
 
     prepared, slot, written = with_laid_out(piece, lay)

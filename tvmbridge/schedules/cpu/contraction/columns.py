@@ -9,11 +9,12 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.schedules import Packing
-from tvmbridge.schedules.cpu.emit import loop, number, parallel, scratch, store, unravel, vectorized
-from tvmbridge.schedules.cpu.linear import depends
-from tvmbridge.schedules.cpu.product import Product
-from tvmbridge.schedules.cpu.stages import Axis, Values, loads, reload, substitute
-from tvmbridge.schedules.cpu.tiling import Vectors
+from tvmbridge.schedules.cpu.contraction.product import Product
+from tvmbridge.schedules.cpu.loops.emit import loop, parallel, scratch, store, vectorized
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, substitute
+from tvmbridge.schedules.cpu.loops.indices import depends, unravel
+from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.cpu.loops.tiling import Blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,14 @@ class Columns:
     """
 
     product: Product
-    vectors: Vectors
+    vectors: Blocks
     buffer: tvm.ir.Var | None
     packing: Packing | None
+
+    @property
+    def lanes(self) -> int:
+        """Columns of a vector."""
+        return self.vectors.size
 
     def column(self, group: tvm.ir.Expr, vector: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
         """The column axis at one lane of one of the group's vectors."""
@@ -63,7 +69,7 @@ class Columns:
                 load = substitute(loads(self.product.right)[0], at)
                 return store(buffer, [group * number(self.vectors.count) + vector, *chosen, lane], load)
 
-            return loop(axes[-1].extent, lambda depth: vectorized(self.vectors.lanes, lambda lane: copy(depth, lane)))
+            return loop(axes[-1].extent, lambda depth: vectorized(self.lanes, lambda lane: copy(depth, lane)))
 
         count = math.prod(extents)
         return parallel(count, step) if threads else loop(count, step)
@@ -75,13 +81,13 @@ class Columns:
 def between_axes(product: Product) -> list[Axis]:
     """The axes that choose an element of the right operand besides its column: outer ones, then the depth."""
     right = loads(product.right)[0]
-    bounds = (*product.main.spatial, *product.main.reduction)
-    outer = [axis for axis in product.outer if any(depends(index, axis, bounds) for index in right.indices)]
+    axes = product.main.axes
+    outer = [axis for axis in product.outer if any(depends(index, axis, axes) for index in right.indices)]
     return [*outer, *product.main.reduction]
 
 
 def columns_of(
-    product: Product, vectors: Vectors, weight: tvm.ir.Var | None, pack: bool
+    product: Product, vectors: Blocks, weight: tvm.ir.Var | None, pack: bool
 ) -> tuple[Columns, tirx.Stmt | None]:
     """The right operand's place, and the statement that makes its buffer where the kernel packs it.
 
@@ -89,12 +95,12 @@ def columns_of(
     """
     dtype = str(loads(product.right)[0].source.dtype)
     if product.constant is not None and weight is not None:
-        packing = Packing(product.constant, vectors.lanes, product.groups)
+        packing = Packing(product.constant, vectors.size, product.groups)
         shape = packing.shape([int(extent) for extent in weight.shape])
         buffer = tirx.decl_buffer([number(extent) for extent in shape], dtype, "packed")
         return Columns(product, vectors, buffer, packing), None
     if not pack:
         return Columns(product, vectors, None, None), None
-    shape = (product.groups * vectors.count, *(axis.extent for axis in between_axes(product)), vectors.lanes)
+    shape = (product.groups * vectors.count, *(axis.extent for axis in between_axes(product)), vectors.size)
     buffer, made = scratch(shape, dtype, "packed")
     return Columns(product, vectors, buffer, None), made

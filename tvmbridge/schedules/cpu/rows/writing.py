@@ -9,12 +9,14 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import loop, number, scratch, sequence, store, unrolled, vectorized
-from tvmbridge.schedules.cpu.row_invariants import without_invariants
-from tvmbridge.schedules.cpu.row_steps import Step
-from tvmbridge.schedules.cpu.stages import Axis, substitute
+from tvmbridge.schedules.cpu.loops.emit import loop, nest, scratch, sequence, store, unrolled, vectorized
+from tvmbridge.schedules.cpu.loops.expressions import Values, number, substitute
+from tvmbridge.schedules.cpu.loops.shares import Share, shared
+from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.cpu.loops.tiling import within
+from tvmbridge.schedules.cpu.rows.invariants import without_invariants
+from tvmbridge.schedules.cpu.rows.steps import Step
 
-Values = dict[tvm.ir.Var, tvm.ir.Expr]
 # (position, lanes) → the statement for as many neighbours from there on
 Piece = Callable[[tvm.ir.Expr, int], tirx.Stmt]
 
@@ -39,8 +41,13 @@ class Block:
         return (self.vectors, self.width) if self.across is not None else (1, 1)
 
 
-def row_loops(steps: Sequence[Step], count: int, block: Callable[[tvm.ir.Expr], Block]) -> tirx.Stmt:
-    """The steps of `count` blocks, one block after another; what its steps hand on is in buffers that they share."""
+def row_loops(
+    steps: Sequence[Step], block: Callable[[tvm.ir.Expr], Block], count: int, share: Share | None
+) -> tirx.Stmt:
+    """The steps of `count` blocks, or of one task's share of them, one block after another.
+
+    What its steps hand on is in buffers that the blocks share.
+    """
     everything = [each for step in steps for each in without_invariants(step)]
     held: dict[tvm.ir.Var, tvm.ir.Var] = {}
     allocations: list[tirx.Stmt] = []
@@ -54,7 +61,7 @@ def row_loops(steps: Sequence[Step], count: int, block: Callable[[tvm.ir.Expr], 
     def body(place: tvm.ir.Expr) -> tirx.Stmt:
         return sequence(*(_Writer(block(place), held, step).written() for step in everything))
 
-    return sequence(*allocations, loop(count, body))
+    return sequence(*allocations, loop(count, body) if share is None else shared(count, share, body))
 
 
 class _Writer:
@@ -104,7 +111,7 @@ class _Writer:
         def point(axes: Values) -> tirx.Stmt:
             return self._lanes(lambda vector, lane: self._stored(axes, vector, lane))
 
-        return _nest(self.step.inner, point)
+        return nest(self.step.inner, point)
 
     def _reduce_across(self) -> tirx.Stmt:
         *outer, last = self.step.reduced or (Axis(tvm.ir.Var("single", "int64"), 1),)
@@ -144,7 +151,7 @@ class _Writer:
         return sequence(
             allocation,
             unrolled(copies, cleared),
-            _nest(outer, reduced),
+            nest(outer, reduced),
             unrolled(copies - 1, added) if copies > 1 else None,
             self._lanes(result),
         )
@@ -159,11 +166,11 @@ class _Writer:
                 lanes, lambda lane: self._stored({**axes, last.var: start + lane}, number(0), number(0))
             )
 
-        return _nest(outer, lambda axes: _pieces(last.extent, self.block, lane_at(axes)))
+        return nest(outer, lambda axes: _pieces(last.extent, self.block, lane_at(axes)))
 
     def _reduce_along(self) -> tirx.Stmt:
         *outer, last = self.step.reduced or (Axis(tvm.ir.Var("single", "int64"), 1),)
-        width = min(self.block.width, power_of_two(last.extent))
+        width = within(last.extent, self.block.width)
         count = min(self.block.accumulators, last.extent // width)
         whole = last.extent // (count * width)
         vectors_left = last.extent // width - whole * count
@@ -214,18 +221,10 @@ class _Writer:
             *(made for _, made in tails.values()),
             unrolled(count, lambda i: cleared(sums, [i], width)),
             *(cleared(buffer, [], piece) for piece, (buffer, _) in tails.items()),
-            _nest(outer, reduced),
+            nest(outer, reduced),
             *folds,
             self._stored({}, number(0), number(0), tirx.BufferLoad(sums, [number(0), number(0)])),
         )
-
-
-def _nest(axes: Sequence[Axis], body: Callable[[Values], tirx.Stmt]) -> tirx.Stmt:
-    """Serial loops over the axes, the last innermost."""
-    if not axes:
-        return body({})
-    first, *rest = axes
-    return loop(first.extent, lambda i: _nest(rest, lambda values: body({first.var: i, **values})))
 
 
 def _pieces(extent: int, block: Block, piece: Piece) -> tirx.Stmt:
@@ -233,7 +232,7 @@ def _pieces(extent: int, block: Block, piece: Piece) -> tirx.Stmt:
 
     Where the extent is less than a vector, narrower ones, each half of the one before it.
     """
-    width = min(block.width, power_of_two(extent))
+    width = within(extent, block.width)
     vectors = extent // width
     several = min(block.accumulators, vectors)
     whole, left = divmod(vectors, several)
@@ -243,11 +242,6 @@ def _pieces(extent: int, block: Block, piece: Piece) -> tirx.Stmt:
     if extent % width:
         statements.append(piece(number(extent - width), width))
     return sequence(*statements)
-
-
-def power_of_two(limit: int) -> int:
-    """The largest power of two up to the limit."""
-    return 1 << (limit.bit_length() - 1)
 
 
 def _halves(width: int) -> list[int]:

@@ -8,7 +8,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.row_steps import Step, operations
+from tvmbridge.schedules.cpu.loops.costs import operations
+from tvmbridge.schedules.cpu.loops.expressions import is_choice, loads, variables
+from tvmbridge.schedules.cpu.rows.steps import Step
 
 
 def without_invariants(step: Step) -> list[Step]:
@@ -25,8 +27,7 @@ def without_invariants(step: Step) -> list[Step]:
             found.append(node)
             return tvm_ffi.WalkResult.SKIP
         # What a condition guards may not be computed where the condition does not hold.
-        guards = isinstance(node, tvm.ir.Call) and getattr(node.op, "name", "") == "tirx.if_then_else"
-        return tvm_ffi.WalkResult.SKIP if guards else None
+        return tvm_ffi.WalkResult.SKIP if is_choice(node) else None
 
     tvm_ffi.structural_walk(step.value, (tvm.ir.Expr, visit), order="pre")
     steps, buffers = [], []
@@ -48,16 +49,8 @@ _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Cast, tirx.Let, tvm.
 
 def _is_invariant(expr: tvm.ir.Expr, inner: set[tvm.ir.Var]) -> bool:
     """Whether the expression is the same for all inner axes and of more than constants; let bindings are its own."""
-    used: dict[tvm.ir.Var, None] = {}
     bound: set[tvm.ir.Var] = set()
-    loaded: list[tvm.ir.TensorLoad] = []
-    tvm_ffi.structural_walk(
-        expr,
-        [
-            (tirx.Let, lambda let: bound.add(let.var)),
-            (tvm.ir.TensorLoad, lambda load: loaded.append(load)),
-            (tvm.ir.Var, lambda var: used.update({var: None})),
-        ],
-    )
-    loose = [var for var in used if var not in bound and not any(var.same_as(load.source) for load in loaded)]
-    return bool(loaded) and not inner & used.keys() and all(str(var.ty.dtype) == "int64" for var in loose)
+    tvm_ffi.structural_walk(expr, (tirx.Let, lambda let: bound.add(let.var)))
+    loaded = {load.source for load in loads(expr)}
+    used = set(variables(expr)) - bound - loaded
+    return bool(loaded) and not inner & used and all(str(var.ty.dtype) == "int64" for var in used)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.stages import Stage, Values, loads
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads_of, number
+from tvmbridge.schedules.cpu.loops.stages import Stage
 
 
 def reads_each_once(main: Stage, tail: Stage) -> bool:
@@ -23,18 +22,17 @@ def reads_each_once(main: Stage, tail: Stage) -> bool:
 
 def tail_axes(main: Stage, tail: Stage) -> Values:
     """The tail's axes in terms of the sum's; ValueError where an element of the sum is read other than exactly once."""
-    places = [load.indices for load in loads(tail.value) if load.source.same_as(main.buffer)]
+    places = [load.indices for load in loads_of(tail.value, main.buffer)]
     if not places or not all(tvm_ffi.structural_equal(place, places[0]) for place in places):
         raise ValueError("the tail reads the sum at several places")
-    extents = [axis.extent for axis in tail.spatial]
-    if math.prod(extents) != math.prod(axis.extent for axis in main.spatial):
+    if tail.size != main.size:
         raise ValueError("the tail repeats or drops elements of the sum")
     permuted = _permuted(tail, places[0], main)
     if permuted is not None:
         return permuted
     forward = tirx.IndexMap([axis.var for axis in tail.spatial], list(places[0]), None)
     try:
-        inverse = forward.inverse([number(extent) for extent in extents])
+        inverse = forward.inverse([number(axis.extent) for axis in tail.spatial])
     except Exception as exc:  # TVM raises several kinds where there is no inverse
         raise ValueError("the tail's places in the sum cannot be inverted") from exc
     stored = inverse.map_indices(list(main.indices))

@@ -12,14 +12,13 @@ import math
 from collections.abc import Mapping
 
 import tvm
-import tvm.sym
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.deciding import boundary, simplified
-from tvmbridge.schedules.cpu.emit import number
-from tvmbridge.schedules.cpu.offsets import Box, at, linear, offset_of
-from tvmbridge.schedules.cpu.stages import Axis, Stage, stores_at_its_axes, substitute
+from tvmbridge.schedules.cpu.loops.expressions import Values, number, substitute
+from tvmbridge.schedules.cpu.loops.indices import Box, analyzer, at, coordinates, linear, offset, whole
+from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, stores_at_its_axes
+from tvmbridge.schedules.cpu.map.conditions import boundary, simplified
 
 # A stage that falls into more is left with conditions in its loops: code grows with every piece.
 _MAX_PIECES = 64
@@ -49,48 +48,36 @@ def can_be_pieces(stage: Stage) -> bool:
 
 def read_pieces(stage: Stage) -> tuple[Piece, ...]:
     """The pieces of a stage that `can_be_pieces`; none where it has no element."""
-    size = math.prod(axis.extent for axis in stage.spatial)
-    if size == 0:
+    if stage.size == 0:
         return ()
     flat = tvm.ir.Var("flat", "int64")
-    places: dict[tvm.ir.Var, tvm.ir.Expr] = {}
-    stride = size
-    for axis in stage.spatial:
-        stride //= axis.extent
-        places[axis.var] = tirx.floormod(tirx.floordiv(flat, number(stride)), number(axis.extent))
-    whole = [(Axis(flat, size), 0, size)]
-    value = simplified(_with_flat_offsets(substitute(stage.value, places)), whole)
-    digits = _digits(value, flat, size)
-    offset = number(0)
-    stride = size
+    value = _with_flat_offsets(substitute(stage.value, coordinates(flat, stage.spatial)))
+    value = simplified(value, [(Axis(flat, stage.size), 0, stage.size)])
+    digits = _digits(value, flat, stage.size)
+    place = number(0)
     for axis in digits:
-        stride //= axis.extent
-        offset = offset + axis.var * stride
-    box = [(axis, 0, axis.extent) for axis in digits]
-    value = simplified(substitute(value, {flat: offset}), box)
+        place = place * axis.extent + axis.var
+    box = whole(digits)
+    value = simplified(substitute(value, {flat: place}), box)
     found: list[Piece] = []
     boxes = [(box, value)]
     while boxes:
         box, value = boxes.pop()
         cut = boundary(value, box) if len(boxes) + len(found) < _MAX_PIECES else None
         if cut is None:
-            found.append(_piece(stage.buffer, offset, value, box))
+            found.append(_piece(stage.buffer, place, value, box))
             continue
-        place, position = cut
-        axis, first, end = box[place]
+        cut_axis, position = cut
+        axis, first, end = box[cut_axis]
         for part in ((axis, position, end), (axis, first, position)):  # a stack: the last is the next
-            smaller = [*box[:place], part, *box[place + 1 :]]
+            smaller = [*box[:cut_axis], part, *box[cut_axis + 1 :]]
             boxes.append((smaller, simplified(value, smaller)))
     return tuple(found)
 
 
 def _with_flat_offsets(value: tvm.ir.Expr) -> tvm.ir.Expr:
     def flat(load: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-        offset = number(0)
-        for index, extent in zip(load.indices, load.source.shape, strict=True):
-            wide = index if str(index.ty.dtype) == "int64" else tirx.Cast("int64", index)
-            offset = offset * extent + wide
-        return tirx.BufferLoad(load.source, at(load.source, offset))
+        return tirx.BufferLoad(load.source, at(load.source, offset(load)))
 
     return tvm_ffi.structural_map(value, (tvm.ir.TensorLoad, flat))
 
@@ -138,7 +125,7 @@ def _unit(expr: tvm.ir.Expr, flat: tvm.ir.Var) -> int | None:
     return unit if isinstance(expr, tvm.ir.Var) and expr.same_as(flat) else None
 
 
-def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: Box) -> Piece:
+def _piece(buffer: tvm.ir.Var, place: tvm.ir.Expr, value: tvm.ir.Expr, box: Box) -> Piece:
     """The box with its axes from 0, those of extent 1 gone and those that are contiguous in everything merged."""
     axes = [Axis(tvm.ir.Var(axis.var.name, "int64"), end - first) for axis, first, end in box]
     moved = {
@@ -146,14 +133,13 @@ def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: Box
         for (old, first, _), new in zip(box, axes, strict=True)
     }
     axes = [axis for axis in axes if axis.extent > 1]
-    bounds = [(axis, 0, axis.extent) for axis in axes]
-    analyzer = tvm.sym.Analyzer()
-    offset = analyzer.simplify(substitute(offset, moved))
-    value = simplified(substitute(value, moved), bounds)
+    simplify = analyzer(whole(axes)).simplify
+    place = simplify(substitute(place, moved))
+    value = simplified(substitute(value, moved), whole(axes))
     steps, free = accesses(value)
-    steps.append(linear(offset).steps)
+    steps.append(linear(place).steps)
     merged: list[Axis] = []
-    places: dict[tvm.ir.Var, tvm.ir.Expr] = {}
+    joined: Values = {}
     for axis in axes:
         last = merged[-1] if merged else None
         if (
@@ -162,13 +148,12 @@ def _piece(buffer: tvm.ir.Var, offset: tvm.ir.Expr, value: tvm.ir.Expr, box: Box
             and all(step.get(last.var, 0) == step.get(axis.var, 0) * axis.extent for step in steps)
         ):
             # Every use of the pair is a multiple of (last * extent + axis): the inner one can stand for it.
-            places[last.var] = number(0)
+            joined[last.var] = number(0)
             merged[-1] = Axis(axis.var, last.extent * axis.extent)
         else:
             merged.append(axis)
-    bounds = [(axis, 0, axis.extent) for axis in merged]
-    offset = analyzer.simplify(substitute(offset, places))
-    return Piece(tuple(merged), buffer, offset, simplified(substitute(value, places), bounds))
+    value = simplified(substitute(value, joined), whole(merged))
+    return Piece(tuple(merged), buffer, simplify(substitute(place, joined)), value)
 
 
 def accesses(value: tvm.ir.Expr) -> tuple[list[Mapping[tvm.ir.Var, int]], list[tvm.ir.Var]]:
@@ -176,7 +161,7 @@ def accesses(value: tvm.ir.Expr) -> tuple[list[Mapping[tvm.ir.Var, int]], list[t
     steps: list[Mapping[tvm.ir.Var, int]] = []
 
     def without_steps(load: tvm.ir.TensorLoad) -> tvm.ir.Expr:
-        sum_ = linear(offset_of(load))
+        sum_ = linear(offset(load))
         steps.append(sum_.steps)
         rest = number(0)
         for other in sum_.others:

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.columns import columns_of
-from tvmbridge.schedules.cpu.emit import scratch, sequence, with_body
-from tvmbridge.schedules.cpu.linear import offset, step
-from tvmbridge.schedules.cpu.map import write_maps
-from tvmbridge.schedules.cpu.microkernel import BLOCK, Plan, ProductWriter
-from tvmbridge.schedules.cpu.product import Product, read_product
-from tvmbridge.schedules.cpu.row_reading import read_rows
-from tvmbridge.schedules.cpu.stages import Stage, loads
-from tvmbridge.schedules.cpu.tail import reads_each_once
-from tvmbridge.schedules.cpu.tiling import Vectors, cut, vectors
+from tvmbridge.schedules.cpu.contraction.columns import columns_of
+from tvmbridge.schedules.cpu.contraction.microkernel import BLOCK, Plan, ProductWriter
+from tvmbridge.schedules.cpu.contraction.product import Product, read_product
+from tvmbridge.schedules.cpu.contraction.tail import reads_each_once
+from tvmbridge.schedules.cpu.loops.costs import worth_threads
+from tvmbridge.schedules.cpu.loops.emit import scratch, sequence, with_body
+from tvmbridge.schedules.cpu.loops.expressions import loads, replace_loads
+from tvmbridge.schedules.cpu.loops.indices import flat_offset, offset, step
+from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of, within
+from tvmbridge.schedules.cpu.map.writing import write_maps
+from tvmbridge.schedules.cpu.rows.reading import read_rows
 from tvmbridge.targets import Target
 
-_PARALLEL_MULTIPLY_ADDS = 1 << 17  # about 5 µs of one core's work: below it a second thread costs more than it brings
+_MULTIPLY_ADDS_PER_NS = 16  # of one core in a product so small that threads are in question
 _CACHE_BYTES = 1 << 19  # half of a typical second-level cache
 _LARGEST_TILE, _WIDEST_PANEL = 14, 8
 _ROW_TILES, _MOST_GUESSED = (1, 2, 3, 4, 8), 4
@@ -46,7 +45,7 @@ def _fits(kernel: Kernel, _target: Target) -> bool:
 
 
 def _is_vector_product(product: Product) -> bool:
-    """Whether vectors are better laid along the depth, as in rows.py: one column, or one row times columns to pack."""
+    """Whether vectors are better laid along the depth, as `rows` does: one column, or one row times columns to pack."""
     packed = product.constant is None and product.right_step != 1
     return product.columns == 1 or (product.rows == 1 and packed)
 
@@ -57,8 +56,8 @@ def _read(kernel: Kernel) -> Product:
     return product
 
 
-def _vectors(product: Product, target: Target) -> Vectors:
-    return vectors(product.columns, target.vector_bits // tvm.DataType(product.dtype).bits)
+def _vectors(product: Product, target: Target) -> Blocks:
+    return Blocks(product.columns, within(product.columns, lanes_of(target, product.dtype)))
 
 
 def _tiles(product: Product, target: Target) -> list[tuple[int, int]]:
@@ -142,8 +141,7 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
 
 def _can_pack_rows(product: Product) -> bool:
     depth = product.main.reduction[-1]
-    bounds = (*product.main.spatial, *product.main.reduction)
-    return depth.extent % BLOCK == 0 and step(offset(loads(product.left)[0]), depth, bounds) == 1
+    return depth.extent % BLOCK == 0 and step(offset(loads(product.left)[0]), depth, product.main.axes) == 1
 
 
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
@@ -158,7 +156,7 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
         columns_outer=bool(config["columns_outer"]),
         pack_rows=bool(config["pack_rows"]),
         prefetch=bool(config["prefetch"]),
-        threads=product.multiply_adds >= _PARALLEL_MULTIPLY_ADDS,
+        threads=worth_threads(product.multiply_adds / _MULTIPLY_ADDS_PER_NS, target),
     )
     function = kernel.function
     weight = None if product.constant is None else function.params[product.constant]
@@ -176,16 +174,15 @@ def _with_flat_pads(product: Product, target: Target) -> tuple[Product, list[tir
     """The statements that make the copies with a border, and the product reading those."""
     statements = []
     for pad in product.pads:
-        size = math.prod(axis.extent for axis in pad.spatial)
-        flat, made = scratch([size], str(pad.buffer.dtype), pad.name)
+        flat, made = scratch([pad.size], str(pad.buffer.dtype), pad.name)
         statements += [made, write_maps([pad], {pad.buffer: flat}, target, _PAD_UNROLL, target.cores)]
 
-        def moved(load: tvm.ir.TensorLoad, pad: Stage = pad, flat: tvm.ir.Var = flat) -> tvm.ir.TensorLoad:
-            return tirx.BufferLoad(flat, [offset(load)]) if load.source.same_as(pad.buffer) else load
-
-        left = tvm_ffi.structural_map(product.left, (tvm.ir.TensorLoad, moved))
-        product = dataclasses.replace(product, left=left)
+        product = dataclasses.replace(product, left=_with_flat_loads(product.left, pad.buffer, flat))
     return product, statements
+
+
+def _with_flat_loads(expr: tvm.ir.Expr, buffer: tvm.ir.Var, flat: tvm.ir.Var) -> tvm.ir.Expr:
+    return replace_loads(expr, buffer, lambda indices: tirx.BufferLoad(flat, [flat_offset(buffer, indices)]))
 
 
 TEMPLATE = Template(

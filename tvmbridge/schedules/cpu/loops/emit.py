@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
+from tvmbridge.schedules.cpu.loops.expressions import Values, number
+from tvmbridge.schedules.cpu.loops.stages import Axis
+
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
-
-
-def number(value: int) -> tirx.IntImm:
-    """An index constant; TVM narrows 64-bit indices where a buffer is small enough."""
-    return tirx.IntImm("int64", value)
 
 
 def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name: str = "i") -> tirx.Stmt:
@@ -25,15 +22,12 @@ def loop(extent: int, body: Body, kind: tirx.ForKind = tirx.ForKind.SERIAL, name
     return tirx.For(var, number(0), number(extent), kind, body(var))
 
 
-def nest(extents: Sequence[int], body: Callable[[list[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
-    """Serial loops around `body(variables)`, the first extent outermost."""
-
-    def inside(chosen: list[tvm.ir.Expr]) -> tirx.Stmt:
-        if len(chosen) == len(extents):
-            return body(chosen)
-        return loop(extents[len(chosen)], lambda var: inside([*chosen, var]))
-
-    return inside([])
+def nest(axes: Sequence[Axis], body: Callable[[Values], tirx.Stmt]) -> tirx.Stmt:
+    """Serial loops over the axes around `body(their values)`, the first axis outermost."""
+    if not axes:
+        return body({})
+    first, *rest = axes
+    return loop(first.extent, lambda i: nest(rest, lambda values: body({first.var: i, **values})), name=first.var.name)
 
 
 def block(
@@ -45,20 +39,6 @@ def block(
     var = tvm.ir.Var("i", "int64")
     extent = tirx.min(number(size), number(total) - index * number(size))
     return tirx.For(var, number(0), extent, tirx.ForKind.SERIAL, body(var, index * number(size) + var))
-
-
-def unravel(index: tvm.ir.Expr, extents: Sequence[int]) -> list[tvm.ir.Expr]:
-    """The row-major coordinates of an index."""
-    found: list[tvm.ir.Expr] = []
-    remaining = math.prod(extents)
-    for extent in reversed(extents):
-        remaining //= extent
-        if extent == 1:
-            found.append(number(0))
-            continue
-        found.append(tirx.floormod(index, number(extent)) if remaining > 1 else index)
-        index = tirx.floordiv(index, number(extent))
-    return found[::-1]
 
 
 def span(start: tvm.ir.Expr, end: tvm.ir.Expr, body: Body, name: str = "i") -> tirx.Stmt:
@@ -85,13 +65,14 @@ def vectorized(lanes: int, body: Body) -> tirx.Stmt:
 
 def sequence(*statements: tirx.Stmt | None) -> tirx.Stmt:
     """One statement after another; None is nothing."""
-    present = [statement for statement in statements if statement is not None and not _does_nothing(statement)]
+    # TVM drops statements without effect from a sequence, and then refuses one that is left with a single statement.
+    present = [statement for statement in statements if statement is not None and not _is_nothing(statement)]
     if not present:
         return tirx.Evaluate(0)
     return present[0] if len(present) == 1 else tirx.SeqStmt(present)
 
 
-def _does_nothing(statement: tirx.Stmt) -> bool:
+def _is_nothing(statement: tirx.Stmt) -> bool:
     return isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tirx.IntImm)
 
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import tvm
-import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
-Values = dict[tvm.ir.Var, tvm.ir.Expr]
+from tvmbridge.schedules.cpu.loops.expressions import (
+    Values,
+    constant,
+    loads_of,
+    number,
+    replace_loads,
+    substitute,
+)
 
 _SPATIAL, _REDUCTION = 0, 2
 
@@ -34,6 +40,7 @@ class Stage:
     """`buffer[indices] = value` for every point of the spatial axes.
 
     Where there are reduction axes, `init` is stored first, and `value` reads the element that it updates.
+    output: whether the buffer is a parameter of the kernel.
     """
 
     name: str
@@ -43,6 +50,17 @@ class Stage:
     indices: tuple[tvm.ir.Expr, ...]
     init: tvm.ir.Expr | None
     value: tvm.ir.Expr
+    output: bool
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """All of them."""
+        return self.spatial + self.reduction
+
+    @property
+    def size(self) -> int:
+        """How many elements it stores."""
+        return math.prod(axis.extent for axis in self.spatial)
 
 
 def read_stages(function: tirx.PrimFunc) -> tuple[Stage, ...] | None:
@@ -56,14 +74,14 @@ def read_stages(function: tirx.PrimFunc) -> tuple[Stage, ...] | None:
     body = root.block.body
     stages = []
     for nest in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
-        read = _read_nest(nest)
+        read = _read_nest(nest, {*function.params})
         if read is None:
             return None
         stages += read
     return tuple(stages)
 
 
-def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
+def _read_nest(nest: tirx.Stmt, parameters: set[tvm.ir.Var]) -> list[Stage] | None:
     loops: list[tuple[tvm.ir.Var, int]] = []
     while isinstance(nest, tirx.For):
         if not isinstance(nest.extent, tirx.IntImm) or int(nest.min) != 0 or nest.kind != tirx.ForKind.SERIAL:
@@ -78,7 +96,7 @@ def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
     if not stores or len(inits or stores) != len(stores) or block.alloc_buffers or block.match_buffers:
         return None
     # TVM binds an axis of extent 1 that a loop is missing for to the constant 0.
-    if not all(isinstance(value, tvm.ir.Var) or _is_zero(value) for value in bound):
+    if not all(isinstance(value, tvm.ir.Var) or constant(value) == 0 for value in bound):
         return None
     extents = dict(loops)
     axes: dict[int, list[Axis]] = {_SPATIAL: [], _REDUCTION: []}
@@ -97,6 +115,7 @@ def _read_nest(nest: tirx.Stmt) -> list[Stage] | None:
             indices=tuple(store.indices),
             init=init.value if init is not None else None,
             value=store.value,
+            output=store.buffer in parameters,
         )
         for store, init in zip(stores, inits or [None] * len(stores), strict=True)
     ]
@@ -116,58 +135,22 @@ def _stores(statement: tirx.Stmt | None) -> list[tirx.BufferStore]:
             found.append(tirx.BufferStore(part.buffer, substitute(part.value, bound), part.indices))
         else:
             return []
-    crossed = any(
-        load.source.same_as(other.buffer)
-        for store in found
-        for load in loads(store.value)
-        for other in found
-        if other is not store
-    )
+    crossed = any(loads_of(store.value, other.buffer) for store in found for other in found if other is not store)
     return [] if crossed else found
-
-
-def _is_zero(expr: tvm.ir.Expr) -> bool:
-    return isinstance(expr, tirx.IntImm) and int(expr) == 0
-
-
-def substitute(expr: tvm.ir.Expr, values: Mapping[tvm.ir.Var, tvm.ir.Expr]) -> tvm.ir.Expr:
-    """The expression with variables replaced."""
-    return tvm_ffi.structural_map(expr, (tvm.ir.Var, lambda var: values.get(var, var)))
-
-
-def replace_loads(
-    expr: tvm.ir.Expr, buffer: tvm.ir.Var, value: Callable[[Sequence[tvm.ir.Expr]], tvm.ir.Expr]
-) -> tvm.ir.Expr:
-    """The expression with each load of `buffer` replaced by `value(indices)`."""
-    return tvm_ffi.structural_map(
-        expr, (tvm.ir.TensorLoad, lambda load: value(load.indices) if load.source.same_as(buffer) else load)
-    )
-
-
-def reload(expr: tvm.ir.Expr, buffer: tvm.ir.Var, indices: Sequence[tvm.ir.Expr]) -> tvm.ir.Expr:
-    """An expression of one load with that load reading another place."""
-    return tvm_ffi.structural_map(expr, (tvm.ir.TensorLoad, lambda _: tirx.BufferLoad(buffer, list(indices))))
-
-
-def loads(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
-    """Every load in the expression."""
-    found: list[tvm.ir.TensorLoad] = []
-    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, lambda load: found.append(load)))
-    return found
 
 
 def reads(stage: Stage, buffer: tvm.ir.Var) -> bool:
     """Whether the stage reads the buffer; what it accumulates in does not count."""
-    return not stage.buffer.same_as(buffer) and any(load.source.same_as(buffer) for load in loads(stage.value))
+    return not stage.buffer.same_as(buffer) and bool(loads_of(stage.value, buffer))
 
 
 def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stage, ...]:
-    """The stages with every element-wise one that another reads, and that is not to keep, put into its readers."""
+    """The stages with every element-wise one that others read put into them, but for outputs and what is to keep."""
     remaining = list(stages)
     for stage in stages:
         current = next(s for s in remaining if s.buffer.same_as(stage.buffer))
         readers = [s for s in remaining if reads(s, stage.buffer)]
-        if current.reduction or not readers or keep(current) or not stores_at_its_axes(current):
+        if current.reduction or current.output or not readers or keep(current) or not stores_at_its_axes(current):
             continue
         remaining = [_inlined(s, current) if s in readers else s for s in remaining if s is not current]
     return tuple(remaining)
@@ -176,7 +159,7 @@ def inline(stages: Sequence[Stage], keep: Callable[[Stage], bool]) -> tuple[Stag
 def stores_at_its_axes(stage: Stage) -> bool:
     """Whether the stage stores each element at the place that its axes count."""
     return len(stage.indices) == len(stage.spatial) and all(
-        index.same_as(axis.var) or (axis.extent == 1 and _is_zero(index))
+        index.same_as(axis.var) or (axis.extent == 1 and constant(index) == 0)
         for index, axis in zip(stage.indices, stage.spatial, strict=True)
     )
 
@@ -198,9 +181,7 @@ def written_out(stage: Stage, longest: int) -> Stage:
         return stage
     total = stage.init
     for places in itertools.product(*(range(axis.extent) for axis in stage.reduction)):
-        at: Values = {
-            axis.var: tirx.IntImm("int64", place) for axis, place in zip(stage.reduction, places, strict=True)
-        }
+        at: Values = {axis.var: number(place) for axis, place in zip(stage.reduction, places, strict=True)}
         so_far = total
         total = replace_loads(substitute(stage.value, at), stage.buffer, lambda _indices: so_far)  # noqa: B023
     return dataclasses.replace(stage, reduction=(), init=None, value=total)

@@ -1,0 +1,68 @@
+"""Writes stages without reductions: pieces of them, of which each task does its share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS, operations, worth_threads
+from tvmbridge.schedules.cpu.loops.emit import parallel, sequence
+from tvmbridge.schedules.cpu.loops.expressions import is_float, loads
+from tvmbridge.schedules.cpu.loops.indices import offset
+from tvmbridge.schedules.cpu.loops.stages import Stage
+from tvmbridge.schedules.cpu.loops.tiling import lanes_of
+from tvmbridge.schedules.cpu.map.pieces import Piece, read_pieces
+from tvmbridge.schedules.cpu.map.sweep import sweep
+from tvmbridge.targets import Target
+
+_BYTES_PER_NS = 20  # what one core moves between its caches
+
+
+def write_maps(
+    stages: Sequence[Stage], kept: Mapping[tvm.ir.Var, tvm.ir.Var], target: Target, unroll: int, tasks: int
+) -> tirx.Stmt:
+    """The loops of stages without reductions that read nothing of one another; each task does its share of every piece.
+
+    kept: flat buffers to use in place of others; scratch buffers have to be flat: TVM cuts
+    them down to what their indices reach for the extents that are used.
+    unroll: vectors in one step of a loop. tasks: into how many the work is cut where it is enough to be worth it.
+    """
+    pieces = [(_moved(piece, kept), _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
+    if not pieces:
+        return tirx.Evaluate(0)
+    if tasks == 1 or not worth_threads(sum(_work_ns(stage, target) for stage in stages), target):
+        return sequence(*(sweep(piece, lanes, unroll, None) for piece, lanes in pieces))
+    return parallel(
+        tasks, lambda task: sequence(*(sweep(piece, lanes, unroll, (task, tasks)) for piece, lanes in pieces))
+    )
+
+
+def _moved(piece: Piece, buffers: Mapping[tvm.ir.Var, tvm.ir.Var]) -> Piece:
+    """The piece with flat buffers in place of others."""
+
+    def moved(load: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
+        return tirx.BufferLoad(buffers[load.source], [offset(load)]) if load.source in buffers else load
+
+    value = tvm_ffi.structural_map(piece.value, (tvm.ir.TensorLoad, moved)) if buffers else piece.value
+    return dataclasses.replace(piece, buffer=buffers.get(piece.buffer, piece.buffer), value=value)
+
+
+def _lanes(stage: Stage, target: Target) -> int:
+    """How many elements fill a vector of the widest type that takes part, indices aside."""
+    dtypes = {str(stage.buffer.dtype), str(stage.value.ty.dtype)}
+
+    def note(node: tvm.ir.Expr) -> None:
+        if is_float(node):
+            dtypes.add(str(node.ty.dtype))
+
+    tvm_ffi.structural_walk(stage.value, (tvm.ir.Expr, note))
+    return lanes_of(target, *dtypes)
+
+
+def _work_ns(stage: Stage, target: Target) -> float:
+    moved_bytes = stage.size * tvm.DataType(str(stage.buffer.dtype)).bits / 8 * (1 + len(loads(stage.value)))
+    return moved_bytes / _BYTES_PER_NS + stage.size * operations(stage.value) * VECTOR_NS / _lanes(stage, target)
