@@ -189,6 +189,40 @@ def test_groups_are_found_and_a_depthwise_convolution_is_not_a_product(groups: i
     assert (product and product.groups) == expected
 
 
+VECTOR_PRODUCTS = {
+    "a matrix and a vector": ([(31, 17), (17,)], "rows"),
+    "a matrix and one column": ([(31, 17), (17, 1)], "rows"),
+    "two vectors": ([(67,), (67,)], "rows"),
+    "one row and one column": ([(1, 67), (67, 1)], "rows"),
+    "a vector and a matrix": ([(17,), (17, 31)], "contraction"),
+    "one row and a matrix": ([(1, 17), (17, 31)], "contraction"),
+    "two matrices": ([(3, 17), (17, 31)], "contraction"),
+}
+
+
+@pytest.mark.parametrize("dtype", [F32, "float16"])
+@pytest.mark.parametrize("shapes", VECTOR_PRODUCTS)
+def test_a_product_that_reads_a_matrix_once_runs_along_its_memory(shapes: str, dtype: str) -> None:
+    inputs, template = VECTOR_PRODUCTS[shapes]
+    generator = np.random.default_rng(0)
+    arrays = [random_array(generator, shape, dtype) for shape in inputs]
+    lowered = lower_expression(op.matmul, [(shape, dtype) for shape in inputs], RUNNABLE[0])
+    (output,) = run_lowered(lowered, RUNNABLE[0], arrays)
+    assert_close(output, arrays[0].astype("float64") @ arrays[1].astype("float64"), TOLERANCE[dtype] * 8)
+    assert guess(lowered.kernels[0], RUNNABLE[0])[0].name == template
+
+
+def test_a_factor_that_is_one_number_is_a_factor() -> None:
+    def build(x: relax.Expr, factor: relax.Expr) -> relax.Expr:
+        return op.sum(op.multiply(x, factor), [0], keepdims=True)
+
+    arrays = [random_array(np.random.default_rng(0), shape, F32) for shape in ((67,), ())]
+    lowered = lower_expression(build, [((67,), F32), ((), F32)], RUNNABLE[0])
+    (output,) = run_lowered(lowered, RUNNABLE[0], arrays)
+    assert_close(output, arrays[0].sum(keepdims=True) * arrays[1], 1e-5)
+    assert len(lowered.kernels) == 1
+
+
 def test_a_transpose_behind_a_matmul_is_part_of_its_store() -> None:
     def build(x: relax.Expr) -> relax.Expr:
         return op.permute_dims(op.nn.relu(op.matmul(x, constant(64, 37))), [0, 2, 1])

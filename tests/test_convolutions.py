@@ -36,6 +36,12 @@ CASES = {
         (4, 3, 3, 2),
         {"strides": [2, 1], "dilations": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 0]},
     ),
+    "transposed dilated, of many taps": (
+        "ConvTranspose",
+        (1, 4, 5, 6),
+        (4, 8, 5, 5),
+        {"strides": [2, 2], "dilations": [3, 3]},
+    ),
     "transposed of groups": ("ConvTranspose", (2, 6, 5, 7), (6, 4, 3, 3), {"group": 2, "strides": [2, 2]}),
     "transposed depthwise": ("ConvTranspose", (2, 6, 5, 7), (6, 1, 4, 4), {"group": 6, "strides": [2, 2]}),
     "transposed of one channel a group": ("ConvTranspose", (1, 3, 5, 7), (3, 2, 3, 3), {"group": 3}),
@@ -78,3 +84,15 @@ def test_two_convolutions_of_one_dimension_have_nothing_between_them() -> None:
     graph = model(nodes, [value("x", (2, 6, 31))], [value("y", None)], weights)
     lowered = check(graph, {"x": np.random.default_rng(0).standard_normal((2, 6, 31)).astype("f4")})
     assert len(lowered.kernels) == 4
+
+
+@pytest.mark.parametrize("added", [(2, 8, 13, 5), (1, 1, 1, 5), (5,)])
+def test_what_is_added_may_repeat_the_result_of_a_convolution(added: tuple[int, ...]) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Add", ["c", "b"], ["y"])]
+    weights = {"w": random_weight((8, 6, 3, 3), 1)}
+    graph = model(nodes, [value("x", (2, 6, 15, 3)), value("b", added)], [value("y", None)], weights)
+    generator = np.random.default_rng(0)
+    feeds = {
+        name: generator.standard_normal(shape).astype("f4") for name, shape in (("x", (2, 6, 15, 3)), ("b", added))
+    }
+    assert any("conv2d" in kernel.name for kernel in check(graph, feeds).kernels)

@@ -241,6 +241,17 @@ def test_arithmetic_on_constants_is_done_at_once_unless_it_makes_them_larger() -
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("name", ["sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh"])
+def test_functions_of_libm_take_every_float(name: str, dtype: str) -> None:
+    shift = 1 if name == "acosh" else 0
+    x = np.random.default_rng(0).uniform(0, 0.9, (3, 7)).astype(dtype) + np.array(shift, dtype)
+    lowered = lower_expression(getattr(op, name), [(x.shape, dtype)], NATIVE)
+    exact = getattr(np, name.replace("a", "arc", 1) if name.startswith("a") else name)(x.astype("float64"))
+    tolerance = {"float64": 1e-13, "float32": 1e-5, "float16": 1e-3}[dtype]
+    np.testing.assert_allclose(run_lowered(lowered, NATIVE, [x])[0], exact, rtol=tolerance)
+
+
 def test_a_kernel_whose_extents_only_the_run_decides_has_a_key() -> None:
     rows = tvm.tirx.Var("rows", "int64")
     builder = relax.BlockBuilder()

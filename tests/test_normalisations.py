@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels import run_lowered
+from kernels import lower_expression, random_array, run_lowered
 from onnx import helper
 from onnx_models import model, random_weight, value
 from test_channels_last import NATIVE, check, node
+from tvm import relax
 
 from tvmbridge.frontend import import_onnx
 from tvmbridge.lowering import lower
@@ -128,3 +129,36 @@ def test_a_mean_far_from_zero_costs_no_digits(layout: str) -> None:
     expected = normal.reshape(x.shape) * weights["scale"].reshape(-1, 1, 1) + weights["shift"].reshape(-1, 1, 1)
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=2e-5)
     assert len(lowered.kernels) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((37,), [-1]), ((5, 7), [0, 1]), ((2, 3, 7, 5), [1]), ((2, 3, 7, 5), [-1, -3]), ((2, 1, 3), [1])],
+)
+@pytest.mark.parametrize("centred", [True, False], ids=["layer_norm", "rms_norm"])
+def test_a_norm_along_any_axes_is_one_kernel_and_agrees_with_numpy(
+    shape: tuple[int, ...], axes: list[int], dtype: str, centred: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    weights = [random_array(generator, [shape[axis] for axis in axes], dtype) for _ in range(1 + centred)]
+
+    def build(x: relax.Expr) -> relax.Expr:
+        operator = relax.op.nn.layer_norm if centred else relax.op.nn.rms_norm
+        return operator(x, *(relax.const(weight, dtype) for weight in weights), axes, 1e-3)
+
+    x = random_array(generator, shape, dtype)
+    lowered = lower_expression(build, [(shape, dtype)], NATIVE)
+    (output,) = run_lowered(lowered, NATIVE, [x])
+    wide = x.astype("f8")
+    distances = wide - wide.mean(tuple(axes), keepdims=True) * centred
+    normal = distances / np.sqrt((distances**2).mean(tuple(axes), keepdims=True) + 1e-3)
+    places = [axis % len(shape) for axis in axes]
+    rest = [axis for axis in range(len(shape)) if axis not in places]
+    first, last = (
+        np.transpose(weight.reshape(*weight.shape, *[1] * len(rest)), np.argsort([*places, *rest]))
+        for weight in (weights[0], weights[-1])
+    )
+    tolerance = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2}[dtype]
+    np.testing.assert_allclose(output, normal * first + last * centred, rtol=tolerance, atol=tolerance)
+    assert [kernel.name for kernel in lowered.kernels] == ["layer_norm" if centred else "rms_norm"]

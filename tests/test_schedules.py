@@ -223,6 +223,16 @@ KERNELS: dict[str, tuple[Build, list[Input], Callable]] = {
     ),
     "matmul without rows": (lambda x: op.matmul(x, SQUARE), [((0, 24), F32)], lambda x: x @ value(SQUARE)),
     "matmul without depth": (op.matmul, [((3, 0), F32), ((0, 16), F32)], np.matmul),
+    "function of a tile, twice": (
+        lambda x: op.concat([op.tile(op.log(op.exp(x) + relax.const(1.0)), [3])] * 2, 0),
+        [((16,), F32)],
+        lambda x: np.tile(np.log(np.exp(x) + 1), 6),
+    ),
+    "function of a reversed tile": (
+        lambda x: op.flip(op.tile(op.log(op.exp(x) + relax.const(1.0)), [3]), 0),
+        [((16,), F32)],
+        lambda x: np.tile(np.log(np.exp(x) + 1), 3)[::-1],
+    ),
     "two results": (
         lambda x: relax.Tuple([op.nn.relu(op.matmul(x, SQUARE)), op.exp(op.matmul(x, SQUARE))]),
         [((5, 24), F32)],

@@ -183,3 +183,12 @@ def test_functions_of_functions_are_computed_and_do_not_grow_without_end():
     for name in ("sigmoid", "exp", "erf", "exp", "sigmoid", "exp"):
         expected = EXACT[name](expected)
     np.testing.assert_allclose(compute(chain, NATIVE, x), expected, rtol=2e-6)
+
+
+def test_a_function_of_truths_is_computed():
+    x, y = (np.random.default_rng(seed).integers(0, 3, 67).astype("float32") for seed in (0, 1))
+    lowered = lower_expression(
+        lambda x, y: relax.op.exp(relax.op.astype(relax.op.less(x, y), "float32")), [((67,), "float32")] * 2, NATIVE
+    )
+    np.testing.assert_allclose(run_lowered(lowered, NATIVE, [x, y])[0], np.exp((x < y).astype("float32")), rtol=1e-6)
+    assert len(lowered.kernels) == 1

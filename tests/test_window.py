@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 from kernels import (
     Build,
     compile_function,
+    guess,
     lower_expression,
     lower_function,
     random_array,
     run_drawn,
     run_function,
+    run_lowered,
     runnable_targets,
 )
 from tvm import relax, te
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import fitting_templates
+from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.schedules.cpu.window import TEMPLATE
 from tvmbridge.targets import Target, parse_preset
 
@@ -336,3 +338,24 @@ def test_wide_windows_loop_over_their_taps() -> None:
         assert len(function.script().splitlines()) < 2000
         (output,) = run_function(function, NATIVE, [x, w])
         assert_close(output, reference, TOLERANCE["float32"])
+
+
+def test_positions_that_see_nothing_but_padding_are_written_too() -> None:
+    generator = np.random.default_rng(0)
+    x, w = random_array(generator, (1, 1, 5, 9), "float32"), random_array(generator, (1, 1, 3, 3), "float32")
+    lowered = lower_expression(
+        lambda x: op.nn.conv2d(x, relax.const(w), strides=3, padding=(3, 3, 3, 3)), [(x.shape, "float32")], NATIVE
+    )
+    view = patches(x.transpose(0, 2, 3, 1), (3, 3), (3, 3), (3, 3, 3, 3), (1, 1))
+    expected = np.nansum(view * w[0, 0], axis=(-1, -2)).transpose(0, 3, 1, 2)
+
+    def choose(kernel: Kernel) -> tuple[Template, Config]:
+        if not TEMPLATE.fits(kernel, NATIVE):
+            return guess(kernel, NATIVE)
+        chosen.append(TEMPLATE.configs(kernel, NATIVE)[0])
+        return TEMPLATE, chosen[-1]
+
+    chosen: list[Config] = []
+    (output,) = run_lowered(lowered, NATIVE, [x], choose)
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    assert chosen

@@ -17,6 +17,7 @@ from tvmbridge.lowering.layouts import (
     Laid,
     Layouts,
     Order,
+    Shape,
     known_shape,
     natural,
     permuted,
@@ -67,9 +68,10 @@ def _elementwise(layouts: Layouts, call: relax.Call, operands: Operands) -> Laid
         return None if all(x.is_natural for x in operands) else _naturally(layouts, call, operands)
     order, view, stored = lead.order, permuted(made, lead.order), known_shape(lead.stored)
     full = [permuted((1,) * (len(made) - len(x.order)) + x.shape, order) if x.order else () for x in operands]
-    shapes = [seen_through(stored, view, shape) if shape else () for shape in full]
-    if lead.view != view or None in shapes:
-        shapes = [*full]
+    shapes: list[Shape] = full
+    if lead.view == view:  # else the operator makes more elements than the leading operand stores
+        seen = [seen_through(stored, view, shape) if shape else () for shape in full]
+        shapes = [shape for shape in seen if shape is not None] if None not in seen else full
     orders = [_trailing(order, len(x.order)) for x in operands]
     tensors = [layouts.store(x, way, shape) for x, way, shape in zip(operands, orders, shapes, strict=True)]
     return Laid(layouts.emit(_rebuilt(call, *tensors)), order, view)

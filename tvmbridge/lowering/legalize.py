@@ -1,4 +1,4 @@
-"""Operators → TIR: TVM's LegalizeOps, with definitions of our own where TVM's lose a NaN or digits.
+"""Operators → TIR: TVM's LegalizeOps, with definitions of our own where TVM's lose a NaN or digits, or fail.
 
 TVM's max(x, c) is c for a NaN in x; ONNX Runtime hands the NaN on in Relu, Clip, Max and Min. LLVM's code for max(a, b)
 is "a > b, then a, else b", one vector instruction, which gives a NaN in b: so what may be NaN comes second. CUDA's fmax
@@ -10,6 +10,7 @@ Before: any Relax functions. After: kernels and reshapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -103,6 +104,34 @@ def _extreme(choose: Callable[[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr], tvm.tirx.P
     return legalize
 
 
+def _norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """layer_norm and rms_norm of any float and any axes; TOPI's take no float64, and of axes not any."""
+    axes = [int(axis) % call.ty.ndim for axis in call.attrs.axes]
+    terms = math.prod(int(call.ty.shape[axis]) for axis in axes)
+    centred = call.op.name == "relax.nn.layer_norm"
+
+    def norm(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor | None = None) -> te.Tensor:
+        dtype = "float32" if str(x.dtype) == "float16" else str(x.dtype)
+
+        def mean(values: te.Tensor) -> te.Tensor:
+            return topi.divide(topi.sum(values, axes, keepdims=True), tvm.tirx.const(terms, dtype))
+
+        wide = x if dtype == str(x.dtype) else topi.cast(x, dtype)
+        distances = topi.subtract(wide, mean(wide)) if centred else wide
+        variance = mean(topi.multiply(distances, distances))
+
+        def value(*i: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+            row = [0 if axis in axes else index for axis, index in enumerate(i)]
+            weight = [i[axis] for axis in axes]
+            normal = distances(*i) * tvm.tirx.rsqrt(variance(*row) + tvm.tirx.const(float(call.attrs.epsilon), dtype))
+            scaled = normal * gamma(*weight).astype(dtype)
+            return (scaled if beta is None else scaled + beta(*weight).astype(dtype)).astype(str(x.dtype))
+
+        return te.compute(x.shape, value, name="norm")
+
+    return bb.call_te(norm, *call.args, primfunc_name_hint=call.op.name.rpartition(".")[2])
+
+
 def _group_norm(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """TOPI's, of the distances to each group's first element.
 
@@ -135,12 +164,32 @@ def _reshape(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return call
 
 
+def _by_libm(function: str, *, known: bool) -> LegalizeFunc:
+    """A function of libm, of float16 computed in float32; known: whether TVM's code generation has a name for it."""
+
+    def change(x: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        dtype = str(x.ty.dtype)
+        wide = x.astype("float32") if dtype == "float16" else x
+        if known:
+            return getattr(tvm.tirx, function)(wide).astype(dtype)
+        name = function if dtype == "float64" else f"{function}f"
+        return tvm.tirx.call_pure_extern(str(wide.ty.dtype), name, wide).astype(dtype)
+
+    def legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        return bb.call_te(lambda x: _elementwise(x, function, change), call.args[0], primfunc_name_hint=function)
+
+    return legalize
+
+
 _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.nn.relu": _relu,
     "relax.nn.leakyrelu": _leaky_relu,
     "relax.nn.group_norm": _group_norm,
+    **dict.fromkeys(("relax.nn.layer_norm", "relax.nn.rms_norm"), _norm),
     "relax.reshape": _reshape,
     "relax.clip": _clip,
+    **{f"relax.{name}": _by_libm(name, known=True) for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")},
+    **{f"relax.{name}": _by_libm(name, known=False) for name in ("sinh", "cosh")},
     "relax.maximum": _extreme(_at_least, "maximum"),
     "relax.minimum": _extreme(_at_most, "minimum"),
 }

@@ -42,8 +42,11 @@ class _Axis:
             tap, source = place % self.stride + number * self.stride, place // self.stride - number
             exists = [tap < self.taps] if self.taps % self.stride else []
         else:
-            reached = place - number * self.dilation
-            tap, source = number, te.indexdiv(reached, self.stride)
+            # The place plus a multiple of `up` is as far into a stride as the place less that of the dilation, and no
+            # difference: TVM's code generation fails on remainders of differences within vectors.
+            up = -self.dilation % self.stride
+            reached = place + number * up
+            tap, source = number, te.indexdiv(reached, self.stride) - number * ((self.dilation + up) // self.stride)
             exists = [te.indexmod(reached, self.stride) == 0] if self.stride > 1 else []
         return tap, source, [*exists, source >= 0, source < self.given]
 

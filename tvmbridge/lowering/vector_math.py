@@ -204,7 +204,14 @@ def _expand(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.transf
         depth -= 1
         return _named(formula, argument)
 
-    return tvm_ffi.structural_mutate(function, (tvm.ir.Call, rewrite))
+    def choose(cast: tirx.Cast, mutator: tvm_ffi.StructuralMutator) -> tvm.ir.Expr:
+        # TVM's analysis of what a name can stand for fails on a vector of truths that is cast.
+        cast = mutator.default_mutate(cast)
+        if str(cast.value.ty.dtype) != "bool":
+            return cast
+        return tirx.Select(cast.value, tirx.const(1, cast.ty), tirx.const(0, cast.ty))
+
+    return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, rewrite), (tirx.Cast, choose)])
 
 
 def _named(formula: Formula, argument: tvm.ir.Expr) -> tvm.ir.Expr:

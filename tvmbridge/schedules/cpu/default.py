@@ -9,7 +9,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import FALLBACK, Config, Scheduled, Template
 from tvmbridge.schedules.cpu.loops.costs import worth_threads
-from tvmbridge.schedules.cpu.loops.differences import with_named_differences
+from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
 from tvmbridge.schedules.cpu.loops.tiling import divisors
 from tvmbridge.targets import Target
 
@@ -39,7 +39,7 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
         schedule.vectorize(vector)
         if worth_threads(elements * _ELEMENT_NS, target):
             schedule.parallel(schedule.fuse(*outer, chunk))
-    return Scheduled(with_named_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
+    return Scheduled(without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
 
 
 def _blocks(schedule: Schedule) -> list[SBlockRV]:

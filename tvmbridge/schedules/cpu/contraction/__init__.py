@@ -23,6 +23,7 @@ from tvmbridge.schedules.cpu.loops.expressions import loads, replace_loads
 from tvmbridge.schedules.cpu.loops.indices import flat_offset, offset, step
 from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of, within
 from tvmbridge.schedules.cpu.map.writing import write_maps
+from tvmbridge.schedules.cpu.rows.reading import read_rows
 from tvmbridge.targets import Target
 
 _MULTIPLY_ADDS_PER_NS = 16  # of one core in a product so small that threads are in question
@@ -39,7 +40,14 @@ def _fits(kernel: Kernel, _target: Target) -> bool:
         product is not None
         and product.dtype in ("float16", "float32", "float64", "int32", "int64")
         and (product.tail is None or reads_each_once(product.main, product.tail))
+        and not (_is_vector_product(product) and read_rows(kernel.function))
     )
+
+
+def _is_vector_product(product: Product) -> bool:
+    """Whether vectors are better laid along the depth, as `rows` does: one column, or one row times columns to pack."""
+    packed = product.constant is None and product.right_step != 1
+    return product.columns == 1 or (product.rows == 1 and packed)
 
 
 def _read(kernel: Kernel) -> Product:

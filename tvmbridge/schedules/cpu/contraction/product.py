@@ -133,11 +133,11 @@ def _arrange(
         rows = (Axis(tvm.ir.Var("row", "int64"), 1),)
     source = loads(right)[0].source
     index = next((i for i, tensor in enumerate(kernel.function.params) if tensor.same_as(source)), None)
-    last_index = loads(right)[0].indices[-1]
+    indices = loads(right)[0].indices
     shared = any(reads(stage, source) for stage in (*pads, *([tail] if tail else []))) or loads(left)[0].source.same_as(
         source
     )
-    constant = index in kernel.constants and last_index.same_as(last.var) and not shared
+    constant = index in kernel.constants and bool(indices) and indices[-1].same_as(last.var) and not shared
     return Product(
         pads=pads,
         main=main,

@@ -23,7 +23,7 @@ def constant(expr: tvm.ir.Expr | None) -> int | float | None:
 
 def is_float(expr: tvm.ir.Expr) -> bool:
     """Whether it is a floating point value."""
-    return str(expr.ty.dtype).startswith(("float", "bfloat"))
+    return isinstance(expr.ty, tvm.ir.PrimType) and str(expr.ty.dtype).startswith(("float", "bfloat"))
 
 
 def name_of(call: tvm.ir.Call) -> str:

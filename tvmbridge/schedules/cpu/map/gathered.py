@@ -9,7 +9,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.differences import with_named_differences
+from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
 from tvmbridge.schedules.cpu.loops.emit import scratch, store
 from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, loads, substitute, variables
 from tvmbridge.schedules.cpu.loops.indices import at, linear, offset
@@ -26,7 +26,7 @@ MAX_STRIDE = 4  # of a strided load by shuffles: beyond it most of what is loade
 
 def element(piece: Piece, places: Values) -> tirx.Stmt:
     """The statement for one element."""
-    value = with_named_differences(substitute(piece.value, places))
+    value = without_divided_differences(substitute(piece.value, places))
     return store(piece.buffer, at(piece.buffer, substitute(piece.offset, places)), value)
 
 

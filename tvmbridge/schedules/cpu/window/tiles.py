@@ -157,7 +157,7 @@ def _tile(tiling: Tiling, place: Values, spot: _Spot, whole: bool, edge: bool) -
             if spot.known is None or slide.counts(spot.known + position, tap)
             for vector in range(vectors)
         ]
-        return sequence(*steps) if steps else tirx.Evaluate(0)  # nothing, where all taps are padding
+        return sequence(*steps)  # of none, where all taps are padding
 
     def looped(taps: Values) -> tirx.Stmt:
         return sequence(*(cell.step(taps) for cell in cells.values()))
