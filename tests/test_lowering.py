@@ -221,6 +221,22 @@ def test_a_chain_that_would_explode_when_fused_is_cut() -> None:
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-12)
 
 
+def test_choices_within_conditions_of_choices_are_cut() -> None:
+    def build(x: relax.Expr, y: relax.Expr) -> relax.Expr:
+        for _ in range(5):
+            x = op.where(op.greater(x, y), op.subtract(x, y), x)
+        return x
+
+    arrays = [random_array(np.random.default_rng(seed), (37,), F32) for seed in (0, 1)]
+    lowered = lower_expression(build, [((37,), F32)] * 2, NATIVE)
+    expected, y = arrays
+    for _ in range(5):
+        expected = np.where(expected > y, expected - y, expected)
+    np.testing.assert_allclose(run_lowered(lowered, NATIVE, arrays)[0], expected, rtol=1e-5, atol=1e-5)
+    assert 2 <= len(lowered.kernels) <= 14
+    assert len(lower_expression(lambda x, y: op.where(op.greater(x, y), x, y), [((37,), F32)] * 2, NATIVE).kernels) == 1
+
+
 def test_arithmetic_on_constants_is_done_at_once_unless_it_makes_them_larger() -> None:
     column, row = constant(300, 1), constant(1, 400, seed=1)
 

@@ -1,8 +1,9 @@
 """Cuts element-wise chains that would grow too long when they are fused.
 
 A fused value is written into every place that reads it: of a chain in which each step reads the last one twice, n steps
-become 2^n terms, and a compiler that takes hours. Before: kernels with annotated patterns. After: a kernel whose value
-would have more than `_TERMS` terms fuses with nothing, so that what reads it starts from a tensor again.
+become 2^n terms, and a compiler that takes hours. Choices within conditions of choices take TVM about as long.
+Before: kernels with annotated patterns. After: a kernel whose value would have more than `_TERMS` terms, or be such a
+choice, fuses with nothing, so that what reads it starts from a tensor again.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ class _Cutter(PyExprMutator):
         super().__init__(module)
         self._module = module
         self._terms: dict[relax.Expr, int] = {}
+        self._choosing: set[relax.Expr] = set()  # whose values have a choice in them
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         value = binding.value
         if not isinstance(value, relax.Call) or getattr(value.op, "name", "") != "relax.call_tir":
             if isinstance(value, relax.Var):
                 self._terms[binding.var] = self._terms.get(value, 1)
+                self._choosing |= {binding.var} if value in self._choosing else set()
             super().visit_var_binding_(binding)
             return
         function = self._module[value.args[0]]
         if int(function.attrs[_PATTERN]) <= _INJECTIVE:
-            terms = 1 + sum(self._terms.get(operand, 1) for operand in value.args[1].fields)
-            if terms <= _TERMS:
+            operands = value.args[1].fields
+            chooses = value.args[0].name_hint.startswith("where")
+            terms = 1 + sum(self._terms.get(operand, 1) for operand in operands)
+            if terms <= _TERMS and not (chooses and operands[0] in self._choosing):
                 self._terms[binding.var] = terms
+                if chooses or any(operand in self._choosing for operand in operands):
+                    self._choosing.add(binding.var)
             else:
                 alone = self.builder_.add_func(function.with_attr(_PATTERN, _OPAQUE), value.args[0].name_hint)
                 cut = relax.Call(value.op, [alone, *value.args[1:]], value.attrs, value.ty_args)
