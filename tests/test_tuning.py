@@ -265,8 +265,7 @@ def test_a_candidate_that_misbehaves_costs_itself_only(monkeypatch: pytest.Monke
 def test_a_candidate_that_compiles_too_long_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = network().kernels[0]
     template = fitting_templates(kernel, NATIVE)[0]
-    unrolled = max(template.configs(kernel, NATIVE), key=lambda c: int(c["mr"]) * int(c["nr"]) * int(c["unroll"]))
-    candidate = Candidate(kernel, template, unrolled)
+    candidate = Candidate(kernel, template, template.guess(kernel, NATIVE))
     with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
         monkeypatch.setattr(measure, "BUILD_TIMEOUT_S", 0.0)
         (slow,) = measurer.measure([(candidate, None)])
@@ -364,7 +363,8 @@ def test_tuning_ends_by_itself_when_nothing_more_is_won(tmp_path: Path) -> None:
     lowered = lower_expression(lambda x: relax.op.exp(x), [((64, 64), F32)], NATIVE)
     progress = tune_lowered(lowered, NATIVE, budget=Budget(trials=500), log=tmp_path / "m.tune.jsonl")
     assert progress.ended == "converged"
-    assert progress.trials == len(fitting_templates(lowered.kernels[0], NATIVE)[0].configs(lowered.kernels[0], NATIVE))
+    (kernel,) = lowered.kernels
+    assert progress.trials == sum(len(each.configs(kernel, NATIVE)) for each in fitting_templates(kernel, NATIVE))
 
 
 def test_no_time_at_all_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
