@@ -96,7 +96,7 @@ def build(
     tolerance: float | None = None,
     accept_inaccurate: Sequence[str] = (),
     seed: int = 0,
-    seconds: float = 2.0,
+    seconds: float = 1.0,
     threads: int | None = None,
     on_event: Callable[[BuildEvent], None] | None = None,
 ) -> BuildReport:

@@ -58,7 +58,7 @@ def verify_variant(
     *,
     tolerance: float | None = None,
     seed: int = 0,
-    seconds: float = 2.0,
+    seconds: float = 1.0,
     threads: int | None = None,
     on_run: Callable[[], None] | None = None,
 ) -> VariantCheck:
