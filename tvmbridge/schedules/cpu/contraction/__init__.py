@@ -98,7 +98,6 @@ def _guess(kernel: Kernel, target: Target) -> Config:
         "columns_outer": product.depth * product.columns * item_bytes > _CACHE_BYTES,
         "pack_rows": False,
         "pack_columns": product.constant is not None or product.right_step != 1,
-        "prefetch": True,
     }
 
 
@@ -127,7 +126,6 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
             "columns_outer": outer,
             "pack_rows": pack_rows,
             "pack_columns": pack,
-            "prefetch": True,
         }
         for (rows, wide), unroll, row_tiles, outer, pack_rows, pack in itertools.product(
             tiles, (2, 4, 8), _ROW_TILES, (False, True), (False, True), pack_columns
@@ -155,7 +153,6 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
         panels=int(config["panels"]),
         columns_outer=bool(config["columns_outer"]),
         pack_rows=bool(config["pack_rows"]),
-        prefetch=bool(config["prefetch"]),
         threads=worth_threads(product.multiply_adds / _MULTIPLY_ADDS_PER_NS, target),
     )
     function = kernel.function

@@ -24,7 +24,6 @@ from tvmbridge.schedules.cpu.loops.emit import (
     loop,
     nest,
     parallel,
-    prefetch,
     scratch,
     sequence,
     store,
@@ -51,7 +50,6 @@ class Plan:
     row_tiles, panels: tiles and panels in one task.
     columns_outer: whether neighbouring tasks share their columns, or else their rows.
     pack_rows: whether a task first copies its rows into one stream.
-    prefetch: whether a tile asks for what its tail reads before it adds up.
     threads: whether tasks are dealt out to threads.
     """
 
@@ -62,7 +60,6 @@ class Plan:
     panels: int
     columns_outer: bool
     pack_rows: bool
-    prefetch: bool
     threads: bool
 
 
@@ -196,7 +193,7 @@ class ProductWriter:
 
             return self._each(tile, update)
 
-        steps = (self._prefetch(place, tile), clear, self._depth(add), self._store(place, tile, sums))
+        steps = (clear, self._depth(add), self._store(place, tile, sums))
         return sequence(*(statement for _, statement in made), *steps)
 
     def _each(self, tile: _Tile, body: Point) -> tirx.Stmt:
@@ -267,23 +264,3 @@ class ProductWriter:
         tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
         value = replace_loads(tail.value, main.buffer, lambda _: total)
         return store(tail.buffer, [substitute(index, tail_at) for index in tail.indices], substitute(value, tail_at))
-
-    def _prefetch(self, place: _Place, tile: _Tile) -> tirx.Stmt | None:
-        """Ask for the tile of each other operand of the tail that is as large as the output."""
-        main, tail = self.product.main, self.product.tail
-        if not self.plan.prefetch or tail is None:
-            return None
-        operands = [
-            load
-            for load in loads(tail.value)
-            if not load.source.same_as(main.buffer) and math.prod(int(e) for e in load.source.shape) == tail.size
-        ]
-
-        def ask(r: tvm.ir.Expr, v: tvm.ir.Expr) -> tirx.Stmt:
-            at = self._result_at(place, tile, r, v, number(0))
-            tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
-            return sequence(*(prefetch(substitute(load, tail_at)) for load in operands))
-
-        if not operands:
-            return None
-        return unrolled(tile.rows, lambda r: unrolled(tile.vectors, lambda v: ask(r, v)))

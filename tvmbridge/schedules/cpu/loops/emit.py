@@ -96,9 +96,3 @@ def with_body(function: tirx.PrimFunc, body: tirx.Stmt) -> tirx.PrimFunc:
     # A root block, because TVM, looking for reshapes in a network, takes functions for blocks.
     root = SBlockRealize([], True, SBlock([], [], [], "root", body))
     return tirx.PrimFunc(function.params, root, function.ret_type, function.attrs).with_attr("tirx.is_scheduled", True)
-
-
-def prefetch(load: tvm.ir.TensorLoad) -> tirx.Stmt:
-    """Ask for the cache line of an element that is read soon."""
-    read, keep, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch", tirx.address_of(load), read, keep, data))
