@@ -20,8 +20,8 @@ from tests.kernels import lower_expression, lower_function
 from tvmbridge.codegen import KernelPlan
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
+from tvmbridge.lowering.counts import count_bytes, count_flops
 from tvmbridge.profiling import KernelProfile, NetworkProfile, Peak, profile_kernels, share_time
-from tvmbridge.profiling.counts import count_bytes, count_flops
 from tvmbridge.profiling.peak import measure_peak
 from tvmbridge.profiling.peak_worker import _multiply_adds, _triad
 from tvmbridge.runtime.kernel_clock import KernelClock
@@ -29,7 +29,7 @@ from tvmbridge.runtime.memory import CUDA
 from tvmbridge.runtime.threads import PoolSize
 from tvmbridge.schedules import Packing, Scheduled, Template, fitting_templates
 from tvmbridge.targets import parse_preset
-from tvmbridge.tuning.measure import LocalMeasurer
+from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.record import TrialRecord
 from tvmbridge.tuning.tasks import Candidate
 from tvmbridge.verify.variant import VariantCheck, check_variants

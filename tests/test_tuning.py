@@ -29,7 +29,7 @@ from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
 from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
-from tvmbridge.tuning.measure import LocalMeasurer
+from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.record import TrialRecord
 from tvmbridge.tuning.search import BATCH, next_batch, note_progress
 from tvmbridge.tuning.tasks import Candidate, Task, find_tasks

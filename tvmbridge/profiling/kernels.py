@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from tvmbridge.codegen import KernelPlan
-from tvmbridge.profiling.counts import count_bytes, count_flops
+from tvmbridge.lowering.counts import count_bytes, count_flops
 from tvmbridge.profiling.peak import Peak, measure_peak
 from tvmbridge.schedules import FALLBACK, Config
 from tvmbridge.targets import Target
-from tvmbridge.tuning.measure import LocalMeasurer
+from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.tasks import Candidate, is_static
 
 _BATCH = 8

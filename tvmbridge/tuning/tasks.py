@@ -8,6 +8,7 @@ import functools
 import tvm
 
 from tvmbridge.lowering import Kernel, LoweredModel
+from tvmbridge.lowering.counts import count_flops
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
@@ -37,6 +38,11 @@ class Task:
     untried: list[Candidate]
     trials: list[tuple[Candidate, TrialRecord]]
     batches_since_better: int = 0
+
+    @functools.cached_property
+    def flops(self) -> float | None:
+        """Arithmetic of one call; None where how much it is depends on the data."""
+        return count_flops(self.kernel.function)
 
     @property
     def best_us(self) -> float | None:

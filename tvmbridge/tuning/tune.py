@@ -16,20 +16,33 @@ from tvmbridge.targets import RpcMeasure, Target, why_not_local
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
 from tvmbridge.tuning.log import TuningLog
-from tvmbridge.tuning.measure import LocalMeasurer
+from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.search import next_batch, note_progress
 from tvmbridge.tuning.tasks import Task, find_tasks
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelGain:
-    """One kernel's result: median times of one call, microseconds; None where nothing was measured."""
+    """One kernel's result: median times of one call, microseconds; None where nothing was measured.
+
+    kernel: its key. name: in the lowered model. calls: of it in one run of the network. configs: that it has to choose
+    from, all templates together. trials: measured so far, those known from logs too. flops: arithmetic of one call;
+    None where that depends on the data.
+    """
 
     kernel: str
+    name: str
     calls: int
+    configs: int
     trials: int
+    flops: float | None
     untuned_us: float | None
     best_us: float | None
+
+    @property
+    def gflops(self) -> float | None:
+        """The best rate so far, 1e9 operations a second."""
+        return self.flops / self.best_us / 1e3 if self.flops is not None and self.best_us else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +156,19 @@ def _progress(
     budget: Budget,
     ended: str | None,
 ) -> TuneProgress:
-    gains = tuple(KernelGain(t.kernel.key, t.kernel.calls, len(t.trials), t.untuned_us, t.best_us) for t in tasks)
+    gains = tuple(
+        KernelGain(
+            kernel=task.kernel.key,
+            name=task.kernel.name,
+            calls=task.kernel.calls,
+            configs=len(task.trials) + len(task.untried),
+            trials=len(task.trials),
+            flops=task.flops,
+            untuned_us=task.untuned_us,
+            best_us=task.best_us,
+        )
+        for task in tasks
+    )
     compared = [gain for gain in gains if gain.untuned_us is not None and gain.best_us is not None]
     return TuneProgress(
         target=target.name,

@@ -1,4 +1,4 @@
-"""The process that compiles and times candidates for `measure`.
+"""The process that compiles and times candidates for `local`.
 
 It imports TVM once and never runs a kernel itself, so that it can fork a child for each candidate: a child that
 crashes, hangs or eats the memory costs that candidate and nothing else. (A process in which TVM has run a kernel has

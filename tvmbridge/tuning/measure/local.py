@@ -28,12 +28,13 @@ RUN_TIMEOUT_S = 20.0
 
 
 class LocalMeasurer:
-    """A context manager around the worker process; see `measure_worker` for how it measures.
+    """A context manager around the worker process; see `worker` for how it measures.
 
     threads: that a kernel runs on; None: as many as the target has cores.
     """
 
     def __init__(self, kernels: Sequence[Kernel], target: Target, seed: int, *, threads: int | None = None) -> None:
+        self.devices = 1
         self._target, self._seed = target, seed
         self._threads = target.cores if threads is None else threads
         self._opening = {
@@ -92,7 +93,7 @@ class LocalMeasurer:
     def _start(self) -> None:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the worker lives
         self._worker = subprocess.Popen(
-            child_command("tvmbridge.tuning.measure_worker"),
+            child_command("tvmbridge.tuning.measure.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._printed,
