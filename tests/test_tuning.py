@@ -24,11 +24,11 @@ from tvmbridge.errors import LogError, TuningError
 from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target, parse_preset
-from tvmbridge.tuning import measure
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
 from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
+from tvmbridge.tuning.measure import local
 from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.record import TrialRecord
 from tvmbridge.tuning.search import BATCH, next_batch, note_progress
@@ -235,7 +235,7 @@ def wait_until_gone(processes: list[psutil.Process], timeout_s: float = 120.0) -
 
 @pytest.mark.slow
 def test_a_candidate_that_misbehaves_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RUN_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(local, "RUN_TIMEOUT_S", 2.0)
     functions = {
         "works first": works(),
         "aborts": aborts,
@@ -267,7 +267,7 @@ def test_a_candidate_that_compiles_too_long_costs_itself_only(monkeypatch: pytes
     template = fitting_templates(kernel, NATIVE)[0]
     candidate = Candidate(kernel, template, template.guess(kernel, NATIVE))
     with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
-        monkeypatch.setattr(measure, "BUILD_TIMEOUT_S", 0.0)
+        monkeypatch.setattr(local, "BUILD_TIMEOUT_S", 0.0)
         (slow,) = measurer.measure([(candidate, None)])
         monkeypatch.undo()
         (fine,) = measurer.measure([(candidate, None)])
