@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -165,6 +166,15 @@ def test_a_record_of_another_target_or_of_another_template_version_counts_for_no
     records = LogRecords([good, older, record(task.untuned, 2.0, target=other)])
     assert find_tasks(lowered, NATIVE, records)[0].best_us == 3.0
     assert find_tasks(lowered, NATIVE, records)[0].untuned_us == 3.0
+
+
+def test_a_build_takes_what_the_final_check_found_best_though_a_trial_of_another_template_was_quicker() -> None:
+    kernel = network().kernels[0]
+    first, second = (Candidate(kernel, t, t.guess(kernel, NATIVE)) for t in fitting_templates(kernel, NATIVE)[:2])
+    trials = [record(first, 5.0), record(second, 1.0)]
+    assert plan_kernel(kernel, NATIVE, LogRecords(trials)).record == trials[1]
+    checked = msgspec.structs.replace(trials[0], final=True, times_us=(9.0,))
+    assert plan_kernel(kernel, NATIVE, LogRecords([*trials, checked])).record == checked
 
 
 def test_a_kernel_with_unknown_extents_is_not_tuned() -> None:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from tvmbridge.errors import LogError, OutputError
 from tvmbridge.tuning.lookup import LogRecords, parse_log, whole_bytes
-from tvmbridge.tuning.record import TrialRecord, render_config, render_header, render_record
+from tvmbridge.tuning.record import (
+    LOG_VERSION,
+    TrialRecord,
+    parse_header,
+    render_config,
+    render_header,
+    render_record,
+)
 from tvmbridge.version import PROGRAM
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ class TuningLog(LogRecords):
     def open(cls, path: str | os.PathLike[str]) -> TuningLog:
         """Open a log for appending and lock it against other writers; a missing or empty file becomes a fresh log.
 
+        A log of an older version becomes one of this version, with the same records, in one step.
         LogError where the file is foreign, damaged, newer or in use; OutputError where it cannot be written.
         """
         # A link is followed first: replacing it would leave its file behind, and two links are one log to lock.
@@ -61,6 +69,9 @@ class TuningLog(LogRecords):
             records = parse_log(data, str(path))
             if not data:
                 _write_atomically(path, render_header(PROGRAM))
+            elif upgraded := _upgrade(data, records):
+                data = upgraded
+                _write_atomically(path, data)
             with _translated(path):
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             try:
@@ -184,6 +195,13 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as exc:
         raise LogError(f"{path}: cannot read the tuning log: {exc.strerror}") from exc
+
+
+def _upgrade(data: bytes, records: LogRecords) -> bytes | None:
+    """The bytes of a log of an older version with a header of this one; None where it is of this version already."""
+    first, _, rest = data.partition(b"\n")
+    header = parse_header(first, records.source)
+    return render_header(header.created_by) + rest if header.version < LOG_VERSION else None
 
 
 def _repair_end(path: Path, descriptor: int, data: bytes, records: LogRecords) -> None:
