@@ -34,10 +34,13 @@ __all__ = [
     "merge_logs",
     "parse_log",
     "read_log",
+    "read_logs",
     "render_config",
     "render_log",
     "render_record",
 ]
+
+_SUFFIX = ".tune.jsonl"
 
 LOGGER = logging.getLogger(__name__)
 
@@ -48,21 +51,25 @@ class TuningLog(LogRecords):
     torn: what was cut off the end of the file when it was opened; None where it ended whole.
     """
 
-    def __init__(self, path: Path, records: LogRecords, descriptor: int, lock: FileLock) -> None:
-        super().__init__(records, source=records.source, torn=records.torn)
+    def __init__(
+        self, path: Path, records: LogRecords, descriptor: int, lock: FileLock, also: Iterable[TrialRecord] = ()
+    ) -> None:
+        super().__init__(records, source=records.source, torn=records.torn, also=also)
         self.path = path
         self._lock = lock
         self._descriptor: int | None = descriptor
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TuningLog:
+    def open(cls, path: str | os.PathLike[str], *, also: Sequence[str | os.PathLike[str]] = ()) -> TuningLog:
         """Open a log for appending and lock it against other writers; a missing or empty file becomes a fresh log.
 
         A log of an older version becomes one of this version, with the same records, in one step.
+        also: further logs to look records up in, as `read_logs` takes them; they are read once, now.
         LogError where the file is foreign, damaged, newer or in use; OutputError where it cannot be written.
         """
         # A link is followed first: replacing it would leave its file behind, and two links are one log to lock.
         path = Path(os.path.realpath(path))
+        elsewhere = _read_others(also, path)
         lock = _acquire_lock(path)
         try:
             data = _read_bytes(path) if os.path.exists(path) else b""
@@ -77,7 +84,7 @@ class TuningLog(LogRecords):
             try:
                 if data:
                     _repair_end(path, descriptor, data, records)
-                return cls(path, records, descriptor, lock)
+                return cls(path, records, descriptor, lock, elsewhere)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -128,6 +135,19 @@ def read_log(path: str | os.PathLike[str]) -> LogRecords:
     return parse_log(_read_bytes(Path(path)), str(path))
 
 
+def read_logs(paths: Sequence[str | os.PathLike[str]]) -> LogRecords:
+    """Read several logs as one to look records up in, without locking any; a folder stands for its *.tune.jsonl.
+
+    The first is the log that is appended to: counting and iterating show its records only, and it may be missing yet,
+    which is a log without records. LogError where another is missing, or any is not a log. No paths are no records.
+    """
+    if not paths or os.path.isdir(paths[0]):
+        return LogRecords(also=_read_others(paths))
+    first, *others = paths
+    own = read_log(first) if os.path.exists(first) else LogRecords(source=str(first))
+    return LogRecords(own, source=own.source, torn=own.torn, also=_read_others(others, first))
+
+
 def render_log(records: Iterable[TrialRecord]) -> bytes:
     """A whole log with these records; identical ones are kept once."""
     return render_header(PROGRAM) + b"".join(dict.fromkeys(render_record(record) for record in records))
@@ -154,6 +174,35 @@ def merge_logs(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLik
     finally:
         lock.release()
     return LogRecords(merged.values(), source=str(output))
+
+
+def _read_others(
+    paths: Sequence[str | os.PathLike[str]], own: str | os.PathLike[str] | None = None
+) -> list[TrialRecord]:
+    """The records of logs that are read only, each file once; the log itself, of a shared folder for one, is none."""
+    read = {os.path.realpath(own)} if own is not None else set()
+    found: list[TrialRecord] = []
+    for path in paths:
+        for file in _list_logs(Path(path)):
+            real = os.path.realpath(file)
+            if real in read:
+                continue
+            read.add(real)
+            records = read_log(file)
+            if records.torn is not None:
+                LOGGER.warning("%s", records.torn)
+            found += records
+    return found
+
+
+def _list_logs(path: Path) -> list[Path]:
+    """The logs of a folder, sorted by name; what is no folder is a log itself."""
+    if not path.is_dir():
+        return [path]
+    try:
+        return sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIX))
+    except OSError as exc:
+        raise LogError(f"{path}: cannot read the folder of tuning logs: {exc.strerror}") from exc
 
 
 def _acquire_lock(path: Path) -> FileLock:

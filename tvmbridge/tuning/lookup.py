@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from tvmbridge.errors import LogError
 from tvmbridge.tuning.record import TrialRecord, parse_header, parse_record, render_record
 
+_ByKey = dict[tuple[str, str, bool], list[TrialRecord]]  # kernel, target, final
+
 
 class LogRecords:
     """What a tuning log says; iterates over its records in the order of the file.
@@ -14,15 +16,29 @@ class LogRecords:
     source: where the records came from, for messages.
     torn: what was wrong with an unfinished last line, which is left out; None where the log ends whole.
 
+    also: records from elsewhere, such as other logs. Looking up finds them too, those that are not here already;
+    counting and iterating leave them out.
+
     A record is a trial of the search, or one of a final check: the two never count as each other.
     """
 
-    def __init__(self, records: Iterable[TrialRecord] = (), *, source: str = "", torn: str | None = None) -> None:
+    def __init__(
+        self,
+        records: Iterable[TrialRecord] = (),
+        *,
+        source: str = "",
+        torn: str | None = None,
+        also: Iterable[TrialRecord] = (),
+    ) -> None:
         self.source = source
         self.torn = torn
         self._records: list[TrialRecord] = []
-        self._by_key: dict[tuple[str, str, bool], list[TrialRecord]] = {}
+        self._by_key: _ByKey = {}
+        self._elsewhere: _ByKey = {}
         self._add(records)
+        if elsewhere := {render_record(record): record for record in also}:
+            here = {render_record(record) for record in self._records}
+            _index(self._elsewhere, (record for line, record in elsewhere.items() if line not in here))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -32,11 +48,15 @@ class LogRecords:
 
     def measured(self, kernel: str, target: str) -> tuple[TrialRecord, ...]:
         """List the trials of this kernel on this target, the failed ones included: none needs another measurement."""
-        return tuple(self._by_key.get((kernel, target, False), ()))
+        return self._find((kernel, target, False))
+
+    def from_elsewhere(self, kernel: str, target: str) -> tuple[TrialRecord, ...]:
+        """List those of the `measured` that came from elsewhere and are not in this log."""
+        return tuple(self._elsewhere.get((kernel, target, False), ()))
 
     def finals(self, kernel: str, target: str) -> tuple[TrialRecord, ...]:
         """List what the last final check measured of this kernel on this target; nothing where there was none."""
-        finals = self._by_key.get((kernel, target, True), ())
+        finals = self._find((kernel, target, True))
         last = max((record.when for record in finals), default=None)
         return tuple(record for record in finals if record.when == last)
 
@@ -61,10 +81,18 @@ class LogRecords:
                 return min(candidates, key=lambda record: (record.median_us, render_record(record)))
         return None
 
+    def _find(self, key: tuple[str, str, bool]) -> tuple[TrialRecord, ...]:
+        return (*self._by_key.get(key, ()), *self._elsewhere.get(key, ()))
+
     def _add(self, records: Iterable[TrialRecord]) -> None:
-        for record in records:
-            self._records.append(record)
-            self._by_key.setdefault((record.kernel, record.target, record.final), []).append(record)
+        added = list(records)
+        self._records += added
+        _index(self._by_key, added)
+
+
+def _index(by_key: _ByKey, records: Iterable[TrialRecord]) -> None:
+    for record in records:
+        by_key.setdefault((record.kernel, record.target, record.final), []).append(record)
 
 
 def parse_log(data: bytes, source: str) -> LogRecords:
