@@ -15,7 +15,7 @@ from tvmbridge.cli.output import show_us
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildEvent
-    from tvmbridge.tuning.tune import TuneProgress
+    from tvmbridge.tuning.progress import TuneProgress
 
 _PLAIN_EVERY_S = 10.0
 _STAGES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from tvmbridge.child import child_command, child_environment
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
-from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.record import TrialRecord, now_utc
 from tvmbridge.tuning.tasks import Candidate
 
 BUILD_TIMEOUT_S = 30.0
@@ -73,7 +72,7 @@ class LocalMeasurer:
         while len(results) < len(candidates):
             answer = self._receive()
             results[answer["index"]] = answer
-        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = now_utc()
         return [
             TrialRecord(
                 kernel=candidate.kernel.key,
