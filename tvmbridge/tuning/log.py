@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ __all__ = [
     "render_config",
     "render_log",
     "render_record",
+    "rewrite_log",
 ]
 
 _SUFFIX = ".tune.jsonl"
@@ -160,20 +162,26 @@ def merge_logs(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLik
     locked, and replaced in one step or left as it was; merging the same logs again changes nothing.
     """
     inputs = [read_log(path) for path in paths]
-    target = Path(os.path.realpath(output))
+    for records in inputs:
+        _warn_of_torn_end(records)
+    return rewrite_log(output, lambda existing: itertools.chain(existing, *inputs))
+
+
+def rewrite_log(path: str | os.PathLike[str], change: Callable[[LogRecords], Iterable[TrialRecord]]) -> LogRecords:
+    """Replace a log by what `change` makes of its records, and return it; identical records are kept once.
+
+    The log is locked, and replaced in one step or left as it was; a missing one has no records and is made.
+    """
+    target = Path(os.path.realpath(path))
     lock = _acquire_lock(target)
     try:
-        existing = [read_log(target)] if os.path.exists(target) else []
-        merged: dict[bytes, TrialRecord] = {}
-        for records in [*existing, *inputs]:
-            if records.torn is not None:
-                LOGGER.warning("%s", records.torn)
-            for record in records:
-                merged.setdefault(render_record(record), record)
-        _write_atomically(target, render_log(merged.values()))
+        existing = read_log(target) if os.path.exists(target) else LogRecords()
+        _warn_of_torn_end(existing)
+        data = render_log(change(existing))
+        _write_atomically(target, data)
     finally:
         lock.release()
-    return LogRecords(merged.values(), source=str(output))
+    return parse_log(data, str(path))
 
 
 def _read_others(
@@ -189,8 +197,7 @@ def _read_others(
                 continue
             read.add(real)
             records = read_log(file)
-            if records.torn is not None:
-                LOGGER.warning("%s", records.torn)
+            _warn_of_torn_end(records)
             found += records
     return found
 
@@ -203,6 +210,11 @@ def _list_logs(path: Path) -> list[Path]:
         return sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIX))
     except OSError as exc:
         raise LogError(f"{path}: cannot read the folder of tuning logs: {exc.strerror}") from exc
+
+
+def _warn_of_torn_end(records: LogRecords) -> None:
+    if records.torn is not None:
+        LOGGER.warning("%s", records.torn)
 
 
 def _acquire_lock(path: Path) -> FileLock:
@@ -258,8 +270,7 @@ def _repair_end(path: Path, descriptor: int, data: bytes, records: LogRecords) -
     whole = whole_bytes(data, records)
     if whole == data:
         return
-    if records.torn is not None:
-        LOGGER.warning("%s", records.torn)
+    _warn_of_torn_end(records)
     with _translated(path):
         os.ftruncate(descriptor, min(len(whole), len(data)))
         _write_all(descriptor, whole[len(data) :])
