@@ -54,7 +54,9 @@ class Farm:
         known, pids = count_devices(self.place(key)), []
         for _ in range(count):
             assert self._servers.stdin is not None and self._servers.stdout is not None
-            arguments = f"--tracker {self.address} --key {key} --host 127.0.0.1 --port {free_port()} --threads {threads}"
+            arguments = (
+                f"--tracker {self.address} --key {key} --host 127.0.0.1 --port {free_port()} --threads {threads}"
+            )
             self._servers.stdin.write(arguments + "\n")
             self._servers.stdin.flush()
             pids.append(int(self._servers.stdout.readline()))
