@@ -387,7 +387,9 @@ def test_a_measuring_process_that_cannot_start_says_why(monkeypatch: pytest.Monk
 @contextlib.contextmanager
 def no_measuring() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tvmbridge.tuning.tune.LocalMeasurer.measure", lambda *_: pytest.fail("something was measured"))
+        patch.setattr(
+            "tvmbridge.tuning.measure.local.LocalMeasurer.measure", lambda *_: pytest.fail("something was measured")
+        )
         yield
 
 

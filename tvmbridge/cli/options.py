@@ -79,6 +79,9 @@ def tuning_options(command: Command) -> Command:
             help="The tuning log, read and appended to; default: beside the output, *.tune.jsonl. "
             "Repeatable: further logs, or folders of logs, are read only.",
         ),
+        click.option(
+            "--cluster", metavar="ADDRESS", help="Compile on the workers of this dask scheduler, tcp://host:8786."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -92,6 +95,7 @@ class Tuning:
     budget: Budget | None
     log: Path
     also: tuple[str, ...]
+    cluster: str | None
 
     @classmethod
     def parse(cls, texts: Mapping[str, Any], *, default_log: Path) -> Tuning:
@@ -109,7 +113,7 @@ class Tuning:
         if os.path.isdir(first):
             raise click.UsageError(f"--log {first}: the first log is appended to, and so is a file, not a folder")
         budget = next(iter(given.values()), None)
-        return cls(budget, Path(first), tuple(others))
+        return cls(budget, Path(first), tuple(others), texts["cluster"])
 
     @property
     def resume(self) -> str:
@@ -120,7 +124,7 @@ class Tuning:
         """For `tune` and `build`."""
         from tvmbridge.tuning.tune import TuneOptions
 
-        return TuneOptions(also=self.also)
+        return TuneOptions(also=self.also, cluster=self.cluster)
 
 
 def _limits(trials: int | None, minutes: float | None) -> Budget | None:

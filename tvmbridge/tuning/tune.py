@@ -17,7 +17,8 @@ from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.final_check import FinalCheck, is_due, run_final_check
 from tvmbridge.tuning.log import TuningLog
 from tvmbridge.tuning.measure import Measurer
-from tvmbridge.tuning.measure.local import LocalMeasurer
+from tvmbridge.tuning.measure.opening import open_measurer
+from tvmbridge.tuning.measure.tracker import why_not_rpc
 from tvmbridge.tuning.progress import Progress, TuneProgress
 from tvmbridge.tuning.record import TrialRecord
 from tvmbridge.tuning.search import TemplateSearch
@@ -48,10 +49,12 @@ class TuneOptions:
 
     also: further logs, read only: their records of the same kernels and target count as measured, and the cost model
     learns from all of them. A folder stands for the logs in it.
+    cluster: address of a dask scheduler whose workers compile the candidates; None: this machine does.
     final_check: whether the finalists are timed in the network at the end, which a target measured here can.
     """
 
     also: Sequence[str | os.PathLike[str]] = ()
+    cluster: str | None = None
     final_check: bool = True
 
 
@@ -60,7 +63,7 @@ def why_not_tuned(target: Target) -> str | None:
     if target.kind == "cuda":
         return "CUDA kernels have no configs to choose from yet"
     if isinstance(target.measure, RpcMeasure):
-        return "measuring over RPC is not available yet"
+        return why_not_rpc(target)
     if target.measure == "none":
         return "the target is measured nowhere (measure: none)"
     return why_not_local(target, detect_host())
@@ -91,7 +94,7 @@ def tune(
         progress = _begin(lowered, target, budget, records, on_progress)
         checks = options.final_check and not isinstance(target.measure, RpcMeasure)
         finalists, reserve_s = _plan_check(budget, len(progress.tasks)) if checks else (0, 0.0)
-        ended = _search(progress, records, target, budget, reserve_s, seed)
+        ended = _search(progress, records, target, budget, reserve_s, seed, options)
         check: FinalCheck | None = None
         problem: str | None = None
         if checks and (budget.minutes is None or budget.minutes > 0) and is_due(progress.tasks, records, target):
@@ -122,7 +125,7 @@ def search_kernels(
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
     with TuningLog.open(log, also=options.also) as records:
         progress = _begin(lowered, target, budget, records, on_progress)
-        return progress.end(_search(progress, records, target, budget, 0.0, seed))
+        return progress.end(_search(progress, records, target, budget, 0.0, seed, options))
 
 
 def _begin(
@@ -138,7 +141,15 @@ def _begin(
     return Progress(target, budget, tasks, known_elsewhere, on_progress)
 
 
-def _search(progress: Progress, records: TuningLog, target: Target, budget: Budget, reserve_s: float, seed: int) -> str:
+def _search(
+    progress: Progress,
+    records: TuningLog,
+    target: Target,
+    budget: Budget,
+    reserve_s: float,
+    seed: int,
+    options: TuneOptions,
+) -> str:
     """Measure until something ends it, and say what. reserve_s: of the minutes are left for the final check."""
     tasks = progress.tasks
     if not tasks:
@@ -156,7 +167,8 @@ def _search(progress: Progress, records: TuningLog, target: Target, budget: Budg
             if not batch:
                 return "converged"
             if measurer is None:  # not before there is something to measure: starting takes seconds
-                measurer = stack.enter_context(LocalMeasurer([task.kernel for task in tasks], target, seed))
+                kernels = [task.kernel for task in tasks]
+                measurer = stack.enter_context(open_measurer(kernels, target, seed, cluster=options.cluster))
             measured = measurer.measure([(each, by_kernel[each.kernel.key].best_us) for each in batch])
             records.append(measured)
             for candidate, record in zip(batch, measured, strict=True):
