@@ -38,8 +38,9 @@ ALLOWED = {
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
+    "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling"},
+    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}
