@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import queue
 import signal
 import socket
 import sys
@@ -24,9 +25,10 @@ from tvmbridge.child import child_environment
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import fitting_templates
-from tvmbridge.targets import RpcMeasure, Target
+from tvmbridge.targets import RpcMeasure, Target, parse_preset
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.measure import Measurer, building, rpc, tracker
+from tvmbridge.tuning.measure.forks import ForkServer, JobEnd, describe
 from tvmbridge.tuning.measure.opening import open_measurer
 from tvmbridge.tuning.measure.tracker import count_devices, why_not_rpc
 from tvmbridge.tuning.record import TrialRecord, render_config
@@ -210,14 +212,33 @@ def test_a_candidate_that_cannot_be_built_costs_itself_only(farm: Farm, monkeypa
     assert late.error == "compiling took over 0 s"
 
 
-def test_a_device_with_another_number_of_threads_is_refused_by_name(farm: Farm) -> None:
-    key, cores = next(KEYS), NATIVE.cores
-    target = farm.target(msgspec.structs.replace(NATIVE, cores=cores + 1), key)
-    farm.start_devices(key, 1, cores)
+@pytest.mark.parametrize(
+    ("preset", "unfit"),
+    [
+        ("native", r"runs a kernel on \d+ threads, where native has cores: \d+; start"),
+        ("arm", r"is x86_64, arm is for a"),
+    ],
+)
+def test_a_device_that_is_none_of_the_target_is_refused_by_name(preset: str, unfit: str, farm: Farm) -> None:
+    key = next(KEYS)
+    target = farm.target(msgspec.structs.replace(parse_preset(preset), cores=NATIVE.cores + 1), key)
+    farm.start_devices(key, 1, NATIVE.cores)
     (candidate,) = candidates(target, 1)
-    unfit = rf"127\.0\.0\.1:\d+ runs a kernel on {cores} threads, where the target has cores: {cores + 1}"
-    with open_measurer([candidate.kernel], target, seed=0) as measurer, pytest.raises(TuningError, match=unfit):
+    refusal = pytest.raises(TuningError, match=rf"the device 127\.0\.0\.1:\d+ {unfit}")
+    with open_measurer([candidate.kernel], target, seed=0) as measurer, refusal:
         measure(measurer, [candidate])
+
+
+def test_a_fork_server_that_has_nothing_to_do_ends_and_says_so_to_whom_comes_later() -> None:
+    (candidate,) = candidates(NATIVE, 1)
+    ends: queue.SimpleQueue[JobEnd] = queue.SimpleQueue()
+    forks = ForkServer(describe([candidate.kernel], NATIVE), idle_s=0.3)
+    forks.start()
+    (worker,) = fork_servers()
+    worker.wait(60)
+    forks.submit("build", {}, {}, ends.put)
+    assert ends.get(timeout=60) == JobEnd(None, None, None)
+    forks.stop()
 
 
 def test_a_fork_server_that_is_killed_is_an_error_that_says_how_to_go_on(farm: Farm) -> None:

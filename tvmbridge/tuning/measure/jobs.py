@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ def time_there(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Ta
     say("uploading", device=device)
     try:
         session.upload(arguments["library"])
-        if unfit := _why_not_fit(session, target.cores):
+        if unfit := _why_not_fit(session, target):
             return {"unable": f"the device {device} {unfit}"}
         library = session.load_module(Path(arguments["library"]).name)
         tensors = [tvm.runtime.tensor(array, session.cpu()) for array in _data(arguments["parameters"])]
@@ -110,13 +111,17 @@ def _data(parameters: list[tuple[list[int], str]]) -> list[np.ndarray]:
     ]
 
 
-def _why_not_fit(session: rpc.RPCSession, cores: int) -> str | None:
-    """What would make the device's times another target's; None where they are this one's."""
+def _why_not_fit(session: rpc.RPCSession, target: Target) -> str | None:
+    """What would make every candidate fail on the device, or its times another target's; None if nothing would."""
+    with contextlib.suppress(Exception):  # a device that has TVM's runtime only cannot say
+        machine = session.get_function("target.llvm_get_system_triple")().partition("-")[0]
+        if machine != target.machine:
+            return f"is {machine}, {target.name} is for {target.machine}"
     threads = session.get_function("runtime.NumThreads")()
-    if threads != cores:
+    if threads != target.cores:
         return (
-            f"runs a kernel on {threads} threads, where the target has cores: {cores}; start its server with "
-            f"TVM_NUM_THREADS={cores}"
+            f"runs a kernel on {threads} threads, where {target.name} has cores: {target.cores}; "
+            f"start its server with TVM_NUM_THREADS={target.cores}"
         )
     return None
 

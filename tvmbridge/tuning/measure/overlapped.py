@@ -77,8 +77,8 @@ class OverlappedMeasurer:
     def __enter__(self) -> OverlappedMeasurer:
         with contextlib.ExitStack() as opening:
             self._folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="tvmbridge-")))
-            opening.callback(self._builder.stop)
             self._builder.start()
+            opening.callback(self._builder.stop)
             self._timer.start()
             self.devices = self._timer.devices
             self._forks.start()

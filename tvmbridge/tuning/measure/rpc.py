@@ -134,8 +134,9 @@ class RpcTimer:
         self._fill()
 
     def _error(self, obstacle: str) -> TuningError:
+        tracker, key = self._place.tracker, self._place.key
         return TuningError(
             f"{self._target.name} cannot be measured: {obstacle}",
-            hint="on each device run: python -m tvmbridge.tuning.measure.device_server "
-            f"--tracker {self._place.tracker} --key {self._place.key}",
+            hint=f"the tracker: python -m tvm.exec.rpc_tracker --port {tracker.rpartition(':')[2]}; on each device: "
+            f"python -m tvmbridge.tuning.measure.device_server --tracker {tracker} --key {key}",
         )
