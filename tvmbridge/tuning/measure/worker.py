@@ -32,7 +32,7 @@ from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.schedules import fitting_templates
+from tvmbridge.schedules import recorded_templates
 from tvmbridge.targets import Target
 
 _REPEATS = 5
@@ -151,7 +151,7 @@ def _measure(
             Path("/proc/self/oom_score_adj").write_text("1000")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
-        chosen = next(t for t in fitting_templates(kernel, target) if t.name == template)
+        chosen = next(t for t in recorded_templates(kernel, target) if t.name == template)
         function = chosen.schedule(kernel, target, config).function
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
         described = tvm_target(target)
