@@ -27,13 +27,17 @@ def json_option(command: Command) -> Command:
 
 def model_options(command: Command) -> Command:
     """The ONNX model and the binding of its free dimensions."""
+    return click.argument("model", type=click.Path())(binding_options(command))
+
+
+def binding_options(command: Command) -> Command:
+    """--shape and --dim."""
     command = click.option(
         "--dim", "dims", multiple=True, metavar="NAME=N", help="Bind a named dimension: --dim batch=1."
     )(command)
-    command = click.option(
+    return click.option(
         "--shape", "shapes", multiple=True, metavar="INPUT=SHAPE", help="Bind an input's shape: --shape x=1x3x224x224."
     )(command)
-    return click.argument("model", type=click.Path())(command)
 
 
 def target_options(command: Command) -> Command:

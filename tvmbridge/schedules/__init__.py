@@ -53,10 +53,14 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
-    """A scheduled function, and the order in which it wants its weights."""
+    """A scheduled function, and the order in which it wants its weights.
+
+    trace: of the schedule primitives that made it; None where its loops were written, not transformed.
+    """
 
     function: tvm.tirx.PrimFunc
     packings: tuple[Packing, ...] = ()
+    trace: tvm.s_tir.schedule.Trace | None = None
 
 
 @dataclasses.dataclass(frozen=True)

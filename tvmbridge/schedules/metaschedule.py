@@ -55,8 +55,9 @@ def _refuse_long_vectors(function: tvm.tirx.PrimFunc) -> None:
 
 
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
-    function = without_divided_differences(replay(kernel, target, config).mod["main"])
-    return Scheduled(function.with_attr("tirx.is_scheduled", True))
+    schedule = replay(kernel, target, config)
+    function = without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True)
+    return Scheduled(function, trace=schedule.trace)
 
 
 def _guess(kernel: Kernel, _target: Target) -> Config:

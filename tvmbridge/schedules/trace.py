@@ -17,8 +17,8 @@ _MAX_UNROLL = 1024  # MetaSchedule's highest; the code grows with it
 _MAX_NUMBER = 1 << 31
 
 # A step's operands as text, a letter each: block, loop, p(lace to compute at: a loop, or a mark that is none, which
-# crashes what wants one), v(alue sampled), i(nteger above zero), z(ero or below: extents divided by it crash), float, string,
-# n(othing), (list).
+# crashes what wants one), v(alue sampled), i(nteger above zero), z(ero or below: extents divided by it crash), float,
+# string, n(othing), (list).
 _BLOCK, _LOOP, _PLACE, _VALUE = "b", "l", "p", "v"
 
 
