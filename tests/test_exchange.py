@@ -90,7 +90,6 @@ def said(record: TrialRecord) -> tuple:
 
 
 def test_traces_go_to_a_database_and_come_back_the_same(tmp_path: Path) -> None:
-    lowered = lower(network(), NATIVE)
     written = records_of(traces())
     log = write_log(tmp_path / "a.tune.jsonl", written)
     exported = export_database(log, network(), NATIVE, tmp_path / "database")

@@ -5,8 +5,6 @@ The config is {"trace": "<JSON text of the trace>"}.
 
 from __future__ import annotations
 
-import json
-
 import tvm
 import tvm_ffi
 from tvm.s_tir import Schedule
@@ -15,7 +13,7 @@ from tvm.s_tir.schedule import Trace
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
-from tvmbridge.schedules.trace import parse_trace
+from tvmbridge.schedules.trace import parse_trace, render_trace
 from tvmbridge.targets import Target
 
 _MAX_LANES = 1024  # far above MetaSchedule's 64; LLVM takes minutes for vectors much longer
@@ -29,7 +27,7 @@ def workload(kernel: Kernel) -> tvm.IRModule:
 
 def trace_config(trace: Trace) -> Config:
     """The config that replays the trace."""
-    return {"trace": json.dumps(trace.as_json(), default=lambda number: number.value, separators=(",", ":"))}
+    return {"trace": render_trace(trace.as_json())}
 
 
 def replay(kernel: Kernel, target: Target, config: Config) -> Schedule:

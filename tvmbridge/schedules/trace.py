@@ -64,6 +64,18 @@ _ANNOTATIONS = r"meta_schedule\.\w+|pragma_auto_unroll_max_step|pragma_unroll_ex
 _GPU_ANNOTATIONS = rf"{_ANNOTATIONS}|software_pipeline_\w+"
 
 
+def render_trace(trace: object) -> str:
+    """The JSON text of a trace of plain values or of TVM's, the same text for the same trace."""
+    return json.dumps(_plain(trace), separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    value = getattr(value, "value", value)  # of TVM's numbers
+    return int(value) if isinstance(value, bool) else value  # TVM writes either for a flag
+
+
 def parse_trace(text: str, *, gpu: bool) -> list[Any]:
     """The trace of a JSON text, as plain values that TVM can be given; ValueError says what is wrong with it."""
     try:

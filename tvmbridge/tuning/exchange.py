@@ -25,8 +25,9 @@ from tvmbridge.errors import LogError, OutputError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import Kernel, lower
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.schedules import recorded_templates
+from tvmbridge.schedules import Config, recorded_templates
 from tvmbridge.schedules.metaschedule import TEMPLATE, workload
+from tvmbridge.schedules.trace import render_trace
 from tvmbridge.targets import Target
 from tvmbridge.tuning.log import LogRecords, TrialRecord, TuningLog, read_log
 
@@ -176,8 +177,8 @@ def _import(line: bytes, owners: list[Kernel | None], target: Target) -> TrialRe
         return "without a time"
     if not _agree(measured_on, target):
         return "of another target"
-    config: dict[str, Any] = {"trace": json.dumps(trace, separators=(",", ":"))}
     try:
+        config: Config = {"trace": render_trace(trace)}
         TEMPLATE.schedule(kernel, target, config)
     except Exception as exc:  # as in plan_kernel
         if is_interrupt(exc):
