@@ -16,7 +16,7 @@ from tvm import rpc
 from tvmbridge.codegen.compile import compile_library
 from tvmbridge.errors import CompileError, ToolchainError, reason
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import fitting_templates
+from tvmbridge.schedules import recorded_templates
 from tvmbridge.targets import RpcMeasure, Target
 from tvmbridge.tuning.measure.tracker import borrow_device
 
@@ -37,7 +37,7 @@ def build(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Target,
     say("compiling")
     kernel = kernels[arguments["kernel"]]
     try:
-        template = next(t for t in fitting_templates(kernel, target) if t.name == arguments["template"])
+        template = next(t for t in recorded_templates(kernel, target) if t.name == arguments["template"])
         function = template.schedule(kernel, target, arguments["config"]).function
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
         compile_library(module, target, Path(arguments["library"]))

@@ -27,7 +27,7 @@ import tvm
 
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Template, fitting_templates
+from tvmbridge.schedules import Template, recorded_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.forked import Forked, adopt_orphans, end_orphans
 from tvmbridge.tuning.measure.operands import RandomData
@@ -78,7 +78,7 @@ class _Worker:
         """One of the templates that take a kernel. What is found out and made for a kernel here, no child has to."""
         if key not in self._templates:
             kernel = self.kernels[key]
-            self._templates[key] = {template.name: template for template in fitting_templates(kernel, self.target)}
+            self._templates[key] = {template.name: template for template in recorded_templates(kernel, self.target)}
             for parameter in kernel.function.params:
                 self.data.of(str(parameter.dtype))
         return self._templates[key][name]
