@@ -34,7 +34,7 @@ ALLOWED = {
     "frontend": VOCABULARY,
     "lowering": FORMATS | {"frontend"},
     "schedules": FORMATS | {"lowering"},
-    "tuning": FORMATS | {"frontend", "lowering", "schedules"},
+    "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},

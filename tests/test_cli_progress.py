@@ -18,7 +18,7 @@ pytestmark = pytest.mark.compiler
 
 
 def make_gain(number: int, **fields):
-    from tvmbridge.tuning.tune import KernelGain
+    from tvmbridge.tuning.progress import KernelGain
 
     values = {
         "kernel": f"key-{number}",
@@ -34,7 +34,7 @@ def make_gain(number: int, **fields):
 
 
 def make_progress(**fields):
-    from tvmbridge.tuning.tune import TuneProgress
+    from tvmbridge.tuning.progress import TuneProgress
 
     required = {field.name for field in dataclasses.fields(TuneProgress) if field.default is dataclasses.MISSING}
     values = {

@@ -13,11 +13,11 @@ from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.text import Text
 
-from tvmbridge.cli.tuning_view import say_left, say_network, say_trials, show_seconds, table_kernels
+from tvmbridge.cli.tuning_view import say_check, say_left, say_network, say_trials, show_seconds, table_kernels
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildEvent
-    from tvmbridge.tuning.tune import TuneProgress
+    from tvmbridge.tuning.progress import TuneProgress
 
 _PLAIN_EVERY_S = 10.0
 _STAGES = {
@@ -27,6 +27,7 @@ _STAGES = {
     "compile": "compiling",
     "verify": "verifying against ONNX Runtime",
     "write": "writing the bundle",
+    "check": "timing the best schedules in the whole network",
     "profile": "timing each kernel alone",
 }
 
@@ -97,7 +98,10 @@ class BuildDisplay:
             self._show_live(f"{progress.target}: tuned")
             spent = f"tuned in {show_seconds(progress.elapsed_s)} ({progress.ended})"
             gained = f"{say_network(progress)}, {say_trials(progress)}"
-            self._console.print(f"{progress.target}: {spent}: {gained}", soft_wrap=True)
+            self._console.print(f"{progress.target}: {spent}: {gained}{say_check(progress)}", soft_wrap=True)
+        elif progress.stage == "check":
+            self.say("check", progress.target)
+            self._tuning = True
         elif self._live is not None:
             self._progress, self._told = progress, now
         elif now - self._last_plain >= _PLAIN_EVERY_S:

@@ -12,7 +12,7 @@ from rich.text import Text
 from tvmbridge.cli.output import show_us
 
 if TYPE_CHECKING:
-    from tvmbridge.tuning.tune import KernelGain, TuneProgress
+    from tvmbridge.tuning.progress import KernelGain, TuneProgress
 
 _KERNELS = 8
 _NAME_WIDTH = 16  # of a kernel's name, at least
@@ -51,6 +51,14 @@ def say_trials(progress: TuneProgress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
     known = f", {progress.known} more in the log" if progress.known else ""
     return f"{progress.trials} trials{rate}{failed}{known}"
+
+
+def say_check(progress: TuneProgress) -> str:
+    """What the final check found of the whole network: "; network 9 ms → 6 ms (1.50×)"; nothing without one."""
+    if progress.check is None:
+        return f"; no final check: {progress.problem}" if progress.problem is not None else ""
+    untuned_us, tuned_us = progress.check.untuned_us, progress.check.tuned_us
+    return f"; network {show_us(untuned_us)} → {show_us(tuned_us)} ({untuned_us / tuned_us:.2f}×)"
 
 
 def say_left(progress: TuneProgress, waited_s: float = 0.0) -> str:

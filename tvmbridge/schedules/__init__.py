@@ -12,6 +12,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import tvm
@@ -25,9 +26,23 @@ Config = dict[str, "int | str | bool"]
 FALLBACK = "default"  # the name of the template that takes what no other does
 
 
+class WeightTransform(Protocol):
+    """What becomes of a weight before it is reordered; equal transforms give equal weights."""
+
+    def shape(self, weight: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a transformed weight."""
+
+    def apply(self, weight: np.ndarray) -> np.ndarray:
+        """Transform one weight."""
+
+    def __hash__(self) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """A weight reordered at build time: (..., columns) → (vectors, ..., lanes), each vector consecutive columns.
+    """A weight made ready at build time: transformed, where that is wanted, and reordered.
+
+    Reordered is (..., columns) → (vectors, ..., lanes), each vector consecutive columns.
 
     groups: into how many equal parts the columns fall, each cut into vectors for itself. Where `lanes` does not divide
     a part, its last vector starts earlier and repeats some columns.
@@ -36,14 +51,16 @@ class Packing:
     parameter: int
     lanes: int
     groups: int = 1
+    transform: WeightTransform | None = None
 
     def shape(self, weight: Sequence[int]) -> tuple[int, ...]:
         """The shape of a packed weight."""
-        *outer, columns = weight
+        *outer, columns = self.transform.shape(weight) if self.transform else weight
         return (self.groups * -(-columns // (self.groups * self.lanes)), *outer, self.lanes)
 
     def pack(self, weight: np.ndarray) -> np.ndarray:
-        """Reorder one weight; each group has at least `lanes` columns."""
+        """Pack one weight; each group has at least `lanes` columns."""
+        weight = self.transform.apply(weight) if self.transform else weight
         columns = weight.shape[-1] // self.groups
         starts = np.minimum(np.arange(0, columns, self.lanes), columns - self.lanes)
         firsts = (np.arange(self.groups)[:, None] * columns + starts).reshape(-1)
@@ -69,6 +86,7 @@ class Template:
     configs: the search space, best guesses anywhere in it.
     guess: the config for an untuned build, from the target's facts alone.
     schedule: the scheduled function; raises tvm.s_tir.ScheduleError or ValueError where a config is not possible.
+    pays: whether a kernel that fits is worth the rank; where not, the template stands behind all others.
     """
 
     name: str
@@ -78,6 +96,7 @@ class Template:
     configs: Callable[[Kernel, Target], list[Config]]
     guess: Callable[[Kernel, Target], Config]
     schedule: Callable[[Kernel, Target, Config], Scheduled]
+    pays: Callable[[Kernel, Target], bool] = lambda _kernel, _target: True
 
 
 @functools.cache
@@ -98,7 +117,7 @@ def template_versions() -> frozenset[tuple[str, int]]:
 def fitting_templates(kernel: Kernel, target: Target) -> tuple[Template, ...]:
     """Every template that takes the kernel on the target, the untuned choice first."""
     templates = _templates("gpu" if target.kind == "cuda" else "cpu")
-    fitting = tuple(template for template in templates if template.fits(kernel, target))
+    fitting = [template for template in templates if template.fits(kernel, target)]
     if not fitting:
         raise CompileError(f"no schedule template takes kernel {kernel.key} on {target.name}")
-    return fitting
+    return tuple(sorted(fitting, key=lambda template: not template.pays(kernel, target)))

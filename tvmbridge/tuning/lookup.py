@@ -54,6 +54,13 @@ class LogRecords:
         """List those of the `measured` that came from elsewhere and are not in this log."""
         return tuple(self._elsewhere.get((kernel, target, False), ()))
 
+    def trials_on(self, target: str) -> Iterator[TrialRecord]:
+        """All trials of any kernel on this target, those from elsewhere too."""
+        for by_key in (self._by_key, self._elsewhere):
+            for (_, measured_on, final), records in by_key.items():
+                if measured_on == target and not final:
+                    yield from records
+
     def finals(self, kernel: str, target: str) -> tuple[TrialRecord, ...]:
         """List what the last final check measured of this kernel on this target; nothing where there was none."""
         finals = self._find((kernel, target, True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from statistics import median
 from typing import Annotated
@@ -63,6 +64,11 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         Unlike the dictionaries, it keeps 1 and true apart.
         """
         return render_config(self.config)
+
+
+def now_utc() -> str:
+    """This moment as a record's `when` says it."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class LogHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
