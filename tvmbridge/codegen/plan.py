@@ -7,10 +7,12 @@ import math
 
 from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.lowering import Kernel, LoweredModel
-from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
+from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates, recorded_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.record import TrialRecord
+
+_BRIEF = 120  # characters of a config in a message: a trace has thousands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +42,22 @@ def plan_kernels(lowered: LoweredModel, target: Target, records: LogRecords | No
     return tuple(plan_kernel(kernel, target, records) for kernel in lowered.kernels)
 
 
-def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
-    """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
-    templates = fitting_templates(kernel, target)
+def rank_records(kernel: Kernel, target: Target, records: LogRecords) -> list[tuple[Template, TrialRecord]]:
+    """The best record of each template that takes the kernel and has any, the one that a build takes first."""
     recorded = [
         (template, record)
-        for template in templates
-        if records is not None
-        and (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
+        for template in recorded_templates(kernel, target)
+        if (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
     ]
-    recorded.sort(key=lambda pair: pair[1].median_us or math.inf)
+    # Times taken in the network are not held against times taken alone: what was checked in the end comes first.
+    return sorted(recorded, key=lambda pair: (not pair[1].final, pair[1].median_us or math.inf))
+
+
+def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
+    """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
+    recorded = rank_records(kernel, target, records) if records is not None else []
     candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded]
-    candidates += [(template, template.guess(kernel, target), None) for template in templates]
+    candidates += [(template, template.guess(kernel, target), None) for template in fitting_templates(kernel, target)]
     skipped = []
     for template, config, used in candidates:
         try:
@@ -59,7 +65,12 @@ def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> K
         except Exception as exc:  # TVM's schedule primitives raise many kinds; the next candidate is the answer to all
             if is_interrupt(exc):
                 raise KeyboardInterrupt from exc
-            skipped.append(f"{template.name} {config}: {reason(exc)}")
+            skipped.append(f"{template.name} {_brief(config)}: {reason(exc)}")
             continue
         return KernelPlan(kernel, template, config, scheduled, used, tuple(skipped))
     raise CompileError(f"no schedule works for kernel {kernel.key} on {target.name}:\n  " + "\n  ".join(skipped))
+
+
+def _brief(config: Config) -> str:
+    text = str(config)
+    return text if len(text) <= _BRIEF else f"{text[:_BRIEF]}…"

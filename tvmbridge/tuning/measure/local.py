@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ from tvmbridge.host import last_level_cache_bytes
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.operands import rotated_bytes
-from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.record import TrialRecord, now_utc
 from tvmbridge.tuning.tasks import Candidate
 
 BUILD_TIMEOUT_S = 30.0
@@ -48,6 +47,7 @@ class LocalMeasurer:
         }
         self._worker: subprocess.Popen[bytes] | None = None
         self._printed: IO[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> LocalMeasurer:
         try:
@@ -78,7 +78,7 @@ class LocalMeasurer:
         while len(results) < len(candidates):
             answer = self._receive()
             results[answer["index"]] = answer
-        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = now_utc()
         return [
             TrialRecord(
                 kernel=candidate.kernel.key,
@@ -97,6 +97,7 @@ class LocalMeasurer:
 
     def _start(self) -> None:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the worker lives
+        self._folder = tempfile.TemporaryDirectory(prefix="tvmbridge-measure-")
         self._worker = subprocess.Popen(
             child_command("tvmbridge.tuning.measure.worker"),
             stdin=subprocess.PIPE,
@@ -106,7 +107,7 @@ class LocalMeasurer:
             env=child_environment(TVM_NUM_THREADS=str(self._threads), TVM_BIND_THREADS="0"),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the worker
         )
-        self._send(self._opening)
+        self._send({**self._opening, "folder": self._folder.name})
         self._receive()
 
     def _stop(self) -> None:
@@ -118,6 +119,9 @@ class LocalMeasurer:
         if self._printed is not None:
             self._printed.close()
             self._printed = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def _send(self, message: dict) -> None:
         assert self._worker is not None and self._worker.stdin is not None

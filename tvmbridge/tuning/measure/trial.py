@@ -8,6 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import tvm
@@ -16,11 +17,13 @@ from tvmbridge.errors import reason
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.operands import Operands, RandomData
+from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
 
+_CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
 _REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
@@ -37,28 +40,44 @@ class Trial:
     template: Template
     config: Config
 
-    def run(self, data: RandomData, up: int, down: int) -> None:
+    def run(self, data: RandomData, references: References, up: int, down: int) -> None:
         """Write lines of JSON to `up`: {"built": true}; after a line {"best_us"} from `down`, the times; or why not.
 
         Returns early where `down` ends: then nobody waits for a result.
         """
         try:
-            scheduled, library = self._compile()
+            scheduled, library = self._compile(self.template, self.config)
             _write(up, {"built": True})
             line = _read_line(down)
             if not line:
                 return
             operands = Operands(scheduled.function, self.kernel.constants, data)
-            times_us = _time(library["main"], operands, json.loads(line)["best_us"])
+            best_us = json.loads(line)["best_us"]
+            times_us = _time(library["main"], operands, best_us)
+            if best_us is None or median(times_us) < _CLOSE * best_us:
+                self._check(scheduled, library, data, references)
             _write(up, {"times_us": times_us, "error": None})
         except _TrialError as exc:
             _write(up, {"times_us": [], "error": str(exc)})
         except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
             _write(up, {"times_us": [], "error": _in_words("failed while running", exc)})
 
-    def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
+    def _check(
+        self, scheduled: Scheduled, library: tvm.runtime.Module, data: RandomData, references: References
+    ) -> None:
+        """Refuse a wrong result, of a candidate that might win."""
+
+        def untuned() -> tuple[Scheduled, tvm.runtime.PackedFunc]:
+            template = fitting_templates(self.kernel, self.target)[0]
+            own, compiled = self._compile(template, template.guess(self.kernel, self.target))
+            return own, compiled["main"]
+
+        if problem := references.why_wrong(self.kernel, scheduled, library["main"], data, untuned):
+            raise _TrialError(problem)
+
+    def _compile(self, template: Template, config: Config) -> tuple[Scheduled, tvm.runtime.Module]:
         try:
-            scheduled = self.template.schedule(self.kernel, self.target, self.config)
+            scheduled = template.schedule(self.kernel, self.target, config)
         except BaseException as exc:
             raise _TrialError(_in_words("cannot be scheduled", exc)) from exc
         try:
