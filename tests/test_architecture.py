@@ -34,12 +34,13 @@ ALLOWED = {
     "frontend": VOCABULARY,
     "lowering": FORMATS | {"frontend"},
     "schedules": FORMATS | {"lowering"},
-    "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen"},
+    "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
+    "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling"},
+    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import random
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 import tvm
+from hypothesis import given
+from hypothesis import strategies as st
 from kernels import lower_expression, lower_function, random_array, run_lowered, runnable_targets, start_python
 from tvm import relax, te
 from tvm.script import tirx as T  # noqa: N812
@@ -26,14 +31,16 @@ from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
+from tvmbridge.tuning.features import candidate_features
 from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.measure import local
 from tvmbridge.tuning.measure.local import LocalMeasurer
+from tvmbridge.tuning.progress import TuneProgress
 from tvmbridge.tuning.record import TrialRecord
-from tvmbridge.tuning.search import BATCH, next_batch, note_progress
+from tvmbridge.tuning.search import TemplateSearch
 from tvmbridge.tuning.tasks import Candidate, Task, find_tasks
-from tvmbridge.tuning.tune import TuneProgress, tune_lowered
+from tvmbridge.tuning.tune import search_kernels
 
 pytestmark = pytest.mark.compiler
 
@@ -72,87 +79,142 @@ def made_up_task(name: str, calls: int = 1, configs: int = 64) -> Task:
     kernel = Kernel(name, function, name, frozenset(), calls)
     template = Template("made up", 1, 0, lambda *_: True, lambda *_: [], lambda *_: {}, lambda *_: None)  # type: ignore[arg-type]
     candidates = [Candidate(kernel, template, {"tile": tile}) for tile in range(configs)]
-    return Task(kernel, candidates[configs // 2], candidates, [])
+    return Task(kernel, candidates[configs // 2], candidates)
 
 
-def play(task: Task, batch: list[Candidate], time_us: Callable[[Config], float]) -> None:
-    best_us = task.best_us
-    for candidate in batch:
-        task.add(candidate, record(candidate, time_us(candidate.config)))
-    note_progress(task, best_us)
+def play(search: TemplateSearch, tasks: list[Task], batch: list[Candidate], time_us: Callable[[Config], float]) -> None:
+    by_kernel = {task.kernel.key: task for task in tasks}
+    records = [record(candidate, time_us(candidate.config)) for candidate in batch]
+    for candidate, measured in zip(batch, records, strict=True):
+        by_kernel[candidate.kernel.key].add(candidate, measured)
+    search.learn(records)
+
+
+def tile(candidate: Candidate) -> int:
+    return int(candidate.config["tile"])
 
 
 def test_the_untuned_choices_are_measured_first() -> None:
     tasks = [made_up_task(name) for name in "abc"]
-    batch = next_batch(tasks, CostModel(0), random.Random(0), 100)
-    assert [candidate.key for candidate in batch] == [task.untuned.key for task in tasks]
-    assert len(next_batch(tasks, CostModel(0), random.Random(0), 2)) == 2
+    search = TemplateSearch(tasks, seed=0)
+    assert [candidate.key for candidate in search.next_batch(100)] == [task.untuned.key for task in tasks]
+    assert len(search.next_batch(2)) == 2
 
 
-def test_the_kernel_with_the_most_time_to_win_comes_next() -> None:
+def test_the_kernel_with_the_most_time_to_win_comes_first() -> None:
     tasks = [made_up_task("quick", calls=1), made_up_task("slow but rare", calls=1), made_up_task("frequent", calls=50)]
     for task, time_us in zip(tasks, (1.0, 100.0, 10.0), strict=True):
         task.add(task.untuned, record(task.untuned, time_us))
-    batch = next_batch(tasks, CostModel(0), random.Random(0), 100)
-    assert {candidate.kernel.key for candidate in batch} == {"frequent"}
-    assert len({candidate.key for candidate in batch}) == BATCH
+    batch = TemplateSearch(tasks, seed=0).next_batch(16)
+    kernels = [candidate.kernel.key for candidate in batch]
+    assert kernels[0] == "frequent" and kernels.count("frequent") > kernels.count("slow but rare")
+    assert "quick" not in kernels
+    assert len({candidate.key for candidate in batch}) == 16
 
 
-def test_a_kernel_without_gains_gives_way_and_then_converges() -> None:
-    task = made_up_task("stubborn", configs=200)
-    play(task, [task.untuned], lambda _: 5.0)
-    batches = 0
-    while batch := next_batch([task], CostModel(0), random.Random(0), 100):
-        play(task, batch, lambda _: 5.0)
-        batches += 1
-    assert batches == 3
-    assert task.untried
+def test_a_kernel_at_the_roofline_waits_for_one_that_is_not() -> None:
+    near, far = made_up_task("near"), made_up_task("far")
+    near.add(near.untuned, record(near.untuned, 1.0))
+    far.add(far.untuned, record(far.untuned, 8.0))  # the same work takes it eight times as long
+    assert near.flops == far.flops and near.size_bytes == far.size_bytes
+    batch = TemplateSearch([near, far], seed=0).next_batch(8)
+    assert {candidate.kernel.key for candidate in batch} == {"far"}
+
+
+def test_a_kernel_without_gains_converges_later_the_more_of_the_time_it_takes() -> None:
+    large, small = made_up_task("large", calls=90, configs=500), made_up_task("small", calls=1, configs=500)
+    search = TemplateSearch([large, small], seed=0)
+    while batch := search.next_batch(16):
+        play(search, [large, small], batch, lambda _: 5.0)
+    assert large.untried and small.untried
+    assert len(large.trials) > 2 * len(small.trials) > 2
+
+
+def test_a_gain_keeps_the_search_going() -> None:
+    task, stuck = made_up_task("gaining", configs=400), made_up_task("stuck", configs=400)
+    for each, time_us in ((task, lambda config: 1000.0 / (1 + int(config["tile"]))), (stuck, lambda _: 5.0)):
+        search = TemplateSearch([each], seed=0)
+        while batch := search.next_batch(16):
+            play(search, [each], batch, time_us)
+    assert len(task.trials) > len(stuck.trials)
+    assert min(tile(candidate) for candidate in task.ranking()[:1]) == 399
 
 
 def test_a_search_ends_when_every_config_is_measured() -> None:
     task = made_up_task("small", configs=20)
-    generator, times_us = random.Random(0), itertools.count(1000, -1)
-    while batch := next_batch([task], CostModel(0), generator, 7):
+    search, times_us = TemplateSearch([task], seed=0), itertools.count(1000, -1)
+    while batch := search.next_batch(7):
         assert len(batch) <= 7
-        play(task, batch, lambda _: 1.02 ** next(times_us))
+        play(search, [task], batch, lambda _: 1.02 ** next(times_us))
     assert len(task.trials) == 20
     assert len({candidate.key for candidate, _ in task.trials}) == 20
 
 
+def test_a_kernel_of_which_nothing_works_is_given_up() -> None:
+    broken, works = made_up_task("broken", configs=300), made_up_task("works", configs=300)
+    search = TemplateSearch([broken, works], seed=0)
+    while batch := search.next_batch(16):
+        for candidate in batch:
+            failed = candidate.kernel.key == "broken"
+            (broken if failed else works).add(candidate, record(candidate) if failed else record(candidate, 3.0))
+    assert broken.best_us is None and 1 < len(broken.trials) < 40
+    assert works.trials and works.untried
+
+
 def test_the_cost_model_says_nothing_before_it_has_learned() -> None:
-    task = made_up_task("new")
     model = CostModel(0)
-    model.train([task])
-    assert model.predict(task.untried) is None
+    model.train()
+    assert model.predict(list(made_up_task("new").untried.values())) is None
 
 
 def test_the_cost_model_ranks_what_it_has_not_seen() -> None:
-    task = made_up_task("learned", configs=64)
-    seen = random.Random(3).sample(task.untried, 40)
-    play(task, seen, lambda config: 10.0 + abs(int(config["tile"]) - 20))
-    failed = task.untried[0]
-    task.add(failed, record(failed))
-    model = CostModel(0)
-    model.train([task])
-    near = [c for c in task.untried if abs(int(c.config["tile"]) - 20) < 8]
-    far = [c for c in task.untried if int(c.config["tile"]) > 45]
+    candidates = list(made_up_task("learned", configs=64).untried.values())
+    seen = random.Random(3).sample(candidates, 40)
+    model = CostModel(0, [record(candidate, 10.0 + abs(tile(candidate) - 20)) for candidate in seen])
+    model.learn([record(candidates[-1])])
+    model.train()
+    near = [candidate for candidate in candidates if abs(tile(candidate) - 20) < 8 and candidate not in seen]
+    far = [candidate for candidate in candidates if tile(candidate) > 45]
     near_scores, far_scores = model.predict(near), model.predict(far)
     assert near_scores is not None and far_scores is not None
     assert near_scores.min() > far_scores.max()
 
 
-def test_the_same_seed_searches_the_same_way() -> None:
+def test_what_other_kernels_taught_makes_the_first_batch_good() -> None:
+    elsewhere = made_up_task("fused_add(float32[8,8] float32[8,8])#1", configs=64)
+    earlier = [record(c, 10.0 + abs(tile(c) - 20)) for c in elsewhere.untried.values()]
+    task = made_up_task("fused_add(float32[8,8] float32[8,8])#2", configs=64)
+    task.add(task.untuned, record(task.untuned, 22.0))
+
+    def distance(search: TemplateSearch) -> float:
+        return statistics.mean(abs(tile(candidate) - 20) for candidate in search.next_batch(12))
+
+    assert distance(TemplateSearch([task], seed=0, earlier=earlier)) < 8 < distance(TemplateSearch([task], seed=0))
+
+
+@pytest.mark.parametrize("seed", [0, 11])
+def test_the_same_seed_searches_the_same_way(seed: int) -> None:
     def trace() -> list:
-        task, generator, model = made_up_task("traced"), random.Random(11), CostModel(11)
-        keys = []
+        task = made_up_task("traced")
+        search, keys = TemplateSearch([task], seed), []
         for _ in range(3):
-            model.train([task])
-            batch = next_batch([task], model, generator, 100)
-            play(task, batch, lambda config: 10.0 + int(config["tile"]) % 7)
+            batch = search.next_batch(16)
+            play(search, [task], batch, lambda config: 10.0 + int(config["tile"]) % 7)
             keys += [candidate.key for candidate in batch]
         return keys
 
     assert trace() == trace()
+
+
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"[a-z_0-9]{1,12}\((float32\[[0-9,?]{0,9}\] ?){0,4}\)#[0-9a-f]{4}", fullmatch=True),
+    st.dictionaries(st.text(max_size=6), st.integers(0, 1 << 20) | st.text(max_size=4) | st.booleans(), max_size=5),
+)
+def test_features_are_finite_numbers_whatever_a_log_holds(kernel: str, config: dict) -> None:
+    features = candidate_features(kernel, "template", config)
+    assert all(math.isfinite(value) for value in features.values())
+    assert features["template=template"] == 1.0
 
 
 def test_a_record_of_another_target_or_of_another_template_version_counts_for_nothing() -> None:
@@ -165,6 +227,15 @@ def test_a_record_of_another_target_or_of_another_template_version_counts_for_no
     records = LogRecords([good, older, record(task.untuned, 2.0, target=other)])
     assert find_tasks(lowered, NATIVE, records)[0].best_us == 3.0
     assert find_tasks(lowered, NATIVE, records)[0].untuned_us == 3.0
+
+
+def test_a_build_takes_what_the_final_check_found_best_though_a_trial_of_another_template_was_quicker() -> None:
+    kernel = network().kernels[0]
+    first, second = (Candidate(kernel, t, t.guess(kernel, NATIVE)) for t in fitting_templates(kernel, NATIVE)[:2])
+    trials = [record(first, 5.0), record(second, 1.0)]
+    assert plan_kernel(kernel, NATIVE, LogRecords(trials)).record == trials[1]
+    checked = msgspec.structs.replace(trials[0], final=True, times_us=(9.0,))
+    assert plan_kernel(kernel, NATIVE, LogRecords([*trials, checked])).record == checked
 
 
 def test_a_kernel_with_unknown_extents_is_not_tuned() -> None:
@@ -316,7 +387,9 @@ def test_a_measuring_process_that_cannot_start_says_why(monkeypatch: pytest.Monk
 @contextlib.contextmanager
 def no_measuring() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tvmbridge.tuning.tune.LocalMeasurer.measure", lambda *_: pytest.fail("something was measured"))
+        patch.setattr(
+            "tvmbridge.tuning.measure.local.LocalMeasurer.measure", lambda *_: pytest.fail("something was measured")
+        )
         yield
 
 
@@ -324,15 +397,15 @@ def no_measuring() -> Iterator[None]:
 def test_a_budget_of_trials_is_spent_to_the_trial_and_resumed(tmp_path: Path) -> None:
     reports: list[TuneProgress] = []
     log, lowered = tmp_path / "m.tune.jsonl", network()
-    first = tune_lowered(lowered, NATIVE, budget=Budget(trials=7), log=log, on_progress=reports.append)
+    first = search_kernels(lowered, NATIVE, budget=Budget(trials=7), log=log, on_progress=reports.append)
     assert (first.trials, first.known, first.ended) == (7, 0, "7 trials spent")
     assert reports[-1] == first
     assert [report.ended for report in reports[:-1]] == [None] * (len(reports) - 1)
     assert len(read_log(log)) == 7
     with no_measuring():
-        again = tune_lowered(lowered, NATIVE, budget=Budget(trials=7), log=log)
+        again = search_kernels(lowered, NATIVE, budget=Budget(trials=7), log=log)
     assert (again.trials, again.known, again.ended) == (0, 7, "7 trials spent")
-    more = tune_lowered(lowered, NATIVE, budget=Budget(trials=30), log=log)
+    more = search_kernels(lowered, NATIVE, budget=Budget(trials=30), log=log)
     assert (more.trials, more.known) == (23, 7)
     records = list(read_log(log))
     assert len({(r.kernel, r.template, r.config_key) for r in records}) == len(records) == 30
@@ -342,7 +415,7 @@ def test_a_budget_of_trials_is_spent_to_the_trial_and_resumed(tmp_path: Path) ->
 @pytest.mark.slow
 def test_the_best_measured_config_is_what_a_build_takes(tmp_path: Path) -> None:
     log, lowered = tmp_path / "m.tune.jsonl", network()
-    progress = tune_lowered(lowered, NATIVE, budget=Budget(trials=20), log=log)
+    progress = search_kernels(lowered, NATIVE, budget=Budget(trials=20), log=log)
     assert 0 < progress.best_us <= progress.untuned_us
     assert all(gain.best_us <= gain.untuned_us for gain in progress.kernels if gain.best_us and gain.untuned_us)
     records = read_log(log)
@@ -361,7 +434,7 @@ def test_the_best_measured_config_is_what_a_build_takes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tuning_ends_by_itself_when_nothing_more_is_won(tmp_path: Path) -> None:
     lowered = lower_expression(lambda x: relax.op.exp(x), [((64, 64), F32)], NATIVE)
-    progress = tune_lowered(lowered, NATIVE, budget=Budget(trials=500), log=tmp_path / "m.tune.jsonl")
+    progress = search_kernels(lowered, NATIVE, budget=Budget(trials=500), log=tmp_path / "m.tune.jsonl")
     assert progress.ended == "converged"
     (kernel,) = lowered.kernels
     assert progress.trials == sum(len(each.configs(kernel, NATIVE)) for each in fitting_templates(kernel, NATIVE))
@@ -370,7 +443,7 @@ def test_tuning_ends_by_itself_when_nothing_more_is_won(tmp_path: Path) -> None:
 def test_no_time_at_all_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalMeasurer, "_start", lambda _self: None)
     with no_measuring():
-        progress = tune_lowered(network(), NATIVE, budget=Budget(minutes=0), log=tmp_path / "m.tune.jsonl")
+        progress = search_kernels(network(), NATIVE, budget=Budget(minutes=0), log=tmp_path / "m.tune.jsonl")
     assert (progress.trials, progress.ended) == (0, "0 min spent")
 
 
@@ -378,7 +451,7 @@ def test_no_time_at_all_measures_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_target_that_is_not_measured_here_is_refused(preset: str, tmp_path: Path) -> None:
     target = parse_preset(preset)
     with pytest.raises(TuningError, match=f"{target.name} cannot be tuned here: "):
-        tune_lowered(network(), target, budget=Budget(trials=1), log=tmp_path / "m.tune.jsonl")
+        search_kernels(network(), target, budget=Budget(trials=1), log=tmp_path / "m.tune.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -386,7 +459,7 @@ def test_a_log_that_is_no_log_is_refused_before_anything_is_measured(tmp_path: P
     log = tmp_path / "m.tune.jsonl"
     log.write_text("my diary\n")
     with no_measuring(), pytest.raises(LogError):
-        tune_lowered(network(), NATIVE, budget=Budget(trials=1), log=log)
+        search_kernels(network(), NATIVE, budget=Budget(trials=1), log=log)
     assert log.read_text() == "my diary\n"
 
 
@@ -396,7 +469,7 @@ def test_an_interrupted_run_leaves_a_log_to_resume_from(with_signal: signal.Sign
     log = tmp_path / "m.tune.jsonl"
     program = (
         "import test_tuning as t\n"
-        f"t.tune_lowered(t.network(), t.NATIVE, budget=t.Budget(trials=10**6), log={str(log)!r})"
+        f"t.search_kernels(t.network(), t.NATIVE, budget=t.Budget(trials=10**6), log={str(log)!r})"
     )
     with start_python(program) as process:
         until = time.monotonic() + 120
@@ -409,5 +482,5 @@ def test_an_interrupted_run_leaves_a_log_to_resume_from(with_signal: signal.Sign
     wait_until_gone(workers)
     known = len(read_log(log))
     assert known >= 2
-    progress: TuneProgress = tune_lowered(network(), NATIVE, budget=Budget(trials=known + 2), log=log)
+    progress: TuneProgress = search_kernels(network(), NATIVE, budget=Budget(trials=known + 2), log=log)
     assert (progress.known, progress.trials) == (known, 2)

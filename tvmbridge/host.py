@@ -238,6 +238,13 @@ def parse_cpu_max(text: str) -> float | None:
     return int(match[1]) / int(match[2]) if match and int(match[1]) and int(match[2]) else None
 
 
+def last_level_cache_bytes(root: Path = Path("/")) -> int:
+    """The size of the largest cache that the first CPU sees; 0 where the kernel does not say."""
+    sizes = [_read_text(path).strip() for path in root.glob("sys/devices/system/cpu/cpu0/cache/index*/size")]
+    matches = filter(None, (re.fullmatch(r"([0-9]+)([KMG]?)", size) for size in sizes))
+    return max((int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] for match in matches), default=0)
+
+
 def _glibc_version() -> str | None:
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")

@@ -21,8 +21,11 @@ from tvmbridge.lowering import lower
 from tvmbridge.profiling import KernelShare, share_time
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
-from tvmbridge.tuning.log import read_log, render_log
-from tvmbridge.tuning.tune import TuneProgress, tune_lowered, why_not_tuned
+from tvmbridge.tuning.log import read_logs, render_log
+from tvmbridge.tuning.lookup import LogRecords
+from tvmbridge.tuning.progress import TuneProgress
+from tvmbridge.tuning.tune import TuneOptions, why_not_tuned
+from tvmbridge.tuning.tune import tune as tune_kernels
 from tvmbridge.verify.compare import default_tolerance
 from tvmbridge.verify.variant import VariantCheck, require_working, verify_variant
 
@@ -95,6 +98,7 @@ def build(
     inputs: Mapping[str, np.ndarray] | None = None,
     tolerance: float | None = None,
     accept_inaccurate: Sequence[str] = (),
+    tuning: TuneOptions = TuneOptions(),
     seed: int = 0,
     seconds: float = 1.0,
     threads: int | None = None,
@@ -105,7 +109,8 @@ def build(
     targets: Target values, or presets by name ("native", "arm:cortex-a72").
     tune: whether to measure at all; records in `log` are used in any case. budget: what each target that is measured
     here may spend; None: what the target itself declares, and no tuning where it declares nothing. log: the tuning log,
-    read and appended to; None: no tuning. inputs: user data to verify with besides random data.
+    read and appended to; None: no tuning. tuning: how it goes about it, and further logs to read.
+    inputs: user data to verify with besides random data.
     tolerance: of max|a-b| / max|reference| against ONNX Runtime; None: what the outputs' dtypes allow.
     accept_inaccurate: names of targets that are written even if they miss it.
     seconds, threads: how long each variant is timed beside ONNX Runtime, and on how many threads; None: its cores.
@@ -116,11 +121,10 @@ def build(
     """
     chosen = [parse_preset(target) if isinstance(target, str) else target for target in targets]
     _refuse_arguments(chosen, accept_inaccurate)
-    if log is not None and os.path.exists(log):
-        read_log(log)  # a log that cannot be used is said now, not after the first target's work
+    _read_records(log, tuning)  # a log that cannot be used is said now, not after the first target's work
     limit = default_tolerance(model.signature) if tolerance is None else tolerance
     accepted, say = frozenset(accept_inaccurate), on_event or _ignore
-    work = _Work(model, tune, budget, log, inputs, limit, accepted, seed, seconds, threads, say)
+    work = _Work(model, tune, budget, log, tuning, inputs, limit, accepted, seed, seconds, threads, say)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="tvmbridge-build-") as folder:
         for target in chosen:
@@ -164,6 +168,12 @@ def _refuse_arguments(targets: Sequence[Target], accept_inaccurate: Sequence[str
         raise TargetError(f"no target is called {', '.join(unknown)}", hint=f"the targets are {', '.join(names)}")
 
 
+def _read_records(log: str | os.PathLike[str] | None, options: TuneOptions) -> LogRecords | None:
+    """What the logs say; None where there is none."""
+    paths = [*([log] if log is not None else []), *options.also]
+    return read_logs(paths) if paths else None
+
+
 def _ignore(_event: BuildEvent) -> None:
     """Nobody listens."""
 
@@ -176,6 +186,7 @@ class _Work:
     tune: bool
     budget: Budget | None
     log: str | os.PathLike[str] | None
+    options: TuneOptions
     inputs: Mapping[str, np.ndarray] | None
     tolerance: float
     accept_inaccurate: frozenset[str]
@@ -200,16 +211,18 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
         untuned_because = why_not_tuned(target)
         if untuned_because is None:
             stage("tune")
-            tuning = tune_lowered(
-                lowered,
+            tuning = tune_kernels(
+                work.model,
                 target,
                 budget=budget,
                 log=work.log,
                 seed=work.seed,
+                options=work.options,
+                lowered=lowered,
                 on_progress=lambda progress: work.say(BuildEvent(target.name, "tune", progress)),
             )
     stage("compile")
-    records = read_log(work.log) if work.log is not None and os.path.exists(work.log) else None
+    records = _read_records(work.log, work.options)
     variant, kernels = build_variant(lowered, target, records, folder)
     check = verify_variant(
         work.model,

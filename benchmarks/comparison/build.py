@@ -33,16 +33,22 @@ class Build:
     problem: str | None = None
 
 
+def write_network(network: str, batch: int, folder: Path) -> Path:
+    """Write the network into `folder`."""
+    model = folder / f"{network}_b{batch}.onnx"
+    script = [sys.executable, str(_NETWORKS), network, "--batch", str(batch), "--output", str(model)]
+    # In a process of its own: what a process holds when it starts another counts as the other's at first.
+    subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
+    return model
+
+
 def build_network(network: str, batch: int, folder: Path) -> Build:
     """Write the network into `folder` and build it there for this machine, untuned."""
-    build = Build(folder / f"{network}_b{batch}.onnx", folder / f"{network}_b{batch}.tvmb")
-    script = [sys.executable, str(_NETWORKS), network, "--batch", str(batch), "--output", str(build.model)]
-    # In processes of their own: what a process holds when it starts another counts as the other's at first.
-    subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
+    build = Build(write_network(network, batch, folder), folder / f"{network}_b{batch}.tvmb")
     options = ["--target", "native", "--no-tune", "--output", str(build.bundle), "--json"]
     done = run_watched(child_command("tvmbridge", "build", str(build.model), *options), folder)
     if done.returncode != 0 or not build.bundle.exists():
-        return dataclasses.replace(build, problem=f"not built: {_why(done)}")
+        return dataclasses.replace(build, problem=f"not built: {why_it_failed(done)}")
     return dataclasses.replace(build, seconds=done.seconds, memory_bytes=done.memory_bytes)
 
 
@@ -100,7 +106,7 @@ def _highest_bytes(process_id: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def _why(done: Finished) -> str:
+def why_it_failed(done: Finished) -> str:
     """The first error of the command's report, or the end of what it wrote."""
     try:
         targets = json.loads(done.output)["targets"]

@@ -13,7 +13,16 @@ OURS = "tvmbridge"
 REFERENCE = "onnxruntime"
 OPENVINO = "openvino"
 TVM_DEFAULT = "tvm_default"
-TITLES = {OURS: "tvmbridge", REFERENCE: "ONNX Runtime", OPENVINO: "OpenVINO", TVM_DEFAULT: "TVM's default"}
+EXPRESS = "express"
+TUNED = "tuned"
+TITLES = {
+    OURS: "tvmbridge",
+    EXPRESS: "express",
+    TUNED: "tuned",
+    REFERENCE: "ONNX Runtime",
+    OPENVINO: "OpenVINO",
+    TVM_DEFAULT: "TVM's default",
+}
 
 NOT_INSTALLED = "not installed"
 

@@ -1,14 +1,16 @@
-"""Starts the process that measures one row, and makes the row of what it found."""
+"""Starts the process that measures one network, and makes a row of what it found."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from comparison.build import Build
-from comparison.figures import Row
+from comparison.figures import OURS, Row
 from tvmbridge.child import child_command, child_environment
 
 _BENCHMARKS = Path(__file__).parents[1]
@@ -28,12 +30,21 @@ def measure_row(
     }
     if build.problem is not None:
         return Row(**row, problem=build.problem)
-    folder = build.bundle.parent
+    settings = {"threads": threads, "seconds": seconds, "rounds": rounds, "tvm_default": tvm_default}
+    return Row(**row, **measure_bundles(build.model, {OURS: build.bundle}, settings))
+
+
+def measure_bundles(model: Path, bundles: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a model's bundles, by program, beside its peers; what was found, in the words of a Row.
+
+    settings: threads, seconds, rounds, tvm_default. The first bundle's folder takes the files of the exchange.
+    """
+    folder = next(iter(bundles.values())).parent
     request, result = folder / "request.json", folder / "result.json"
     result.unlink(missing_ok=True)
-    asked = {"model": build.model, "bundle": build.bundle, "result": result}
-    settings = {"threads": threads, "seconds": seconds, "rounds": rounds, "tvm_default": tvm_default}
-    request.write_text(json.dumps({**{key: str(path) for key, path in asked.items()}, **settings}))
+    paths = {program: str(bundle) for program, bundle in bundles.items()}
+    asked = {"model": str(model), "bundles": paths, "result": str(result), **settings}
+    request.write_text(json.dumps(asked))
     environment = child_environment()
     search = os.pathsep.join([str(_BENCHMARKS), environment["PYTHONPATH"]])
     try:
@@ -47,8 +58,8 @@ def measure_row(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Row(**row, problem=f"not done after {_TIMEOUT_S:g} seconds")
+        return {"problem": f"not done after {_TIMEOUT_S:g} seconds"}
     if done.returncode != 0:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        return Row(**row, problem=f"failed with exit code {done.returncode}: {''.join(last)}")
-    return Row(**row, **json.loads(result.read_text()))
+        return {"problem": f"failed with exit code {done.returncode}: {''.join(last)}"}
+    return json.loads(result.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import tvmbridge
-from comparison.figures import NOT_INSTALLED, OPENVINO, OURS, REFERENCE, TVM_DEFAULT
+from comparison.figures import NOT_INSTALLED, OPENVINO, REFERENCE, TVM_DEFAULT
 from comparison.goals import MAX_RELATIVE
 from comparison.programs import Arrays, Run, start_openvino, start_tvm_default
 from tvmbridge.errors import TvmBridgeError
@@ -34,18 +35,27 @@ def main(request_path: str) -> None:
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Compare every program's outputs with ONNX Runtime's and time those that are right.
 
-    request: model, bundle (paths), threads, seconds, rounds, tvm_default (whether to time it too).
+    request: model (a path), bundles (paths, by program), threads, seconds, rounds; tvm_default: whether to time it too.
     """
     model, threads = Path(request["model"]), request["threads"]
-    with tvmbridge.load(request["bundle"], threads=threads) as session:
+    with contextlib.ExitStack() as stack:
+        sessions = {
+            program: stack.enter_context(tvmbridge.load(bundle, threads=threads))
+            for program, bundle in request["bundles"].items()
+        }
+        session = next(iter(sessions.values()))
         signature = ModelSignature(session.inputs, session.outputs)
         feeds = random_inputs(model, signature, seed=1)
         reference = ReferenceSession(model, threads=threads)
         expected = reference.run(feeds)
-        problem, max_relative = _hold_against(expected, session.run(feeds), signature)
-        if problem is not None:
-            return {"max_relative": max_relative, "problem": problem}
-        runs: dict[str, Run] = {OURS: session.run, REFERENCE: reference.run}
+        max_relative = 0.0
+        for program, each in sessions.items():
+            problem, error = _hold_against(expected, each.run(feeds), signature)
+            if problem is not None:
+                return {"max_relative": error, "problem": problem if len(sessions) == 1 else f"{program}: {problem}"}
+            max_relative = max(max_relative, error or 0.0)
+        runs: dict[str, Run] = {program: each.run for program, each in sessions.items()}
+        runs[REFERENCE] = reference.run
         absent = _add_peers(runs, request, feeds, expected, signature)
         calls = [functools.partial(run, feeds) for run in runs.values()]
         blocks = time_in_turns(calls, seconds=request["seconds"], rounds=request["rounds"])

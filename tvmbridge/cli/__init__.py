@@ -14,11 +14,13 @@ import sys
 import click
 
 from tvmbridge.cli.bench import bench_command
-from tvmbridge.cli.build import build_command, tune_command
+from tvmbridge.cli.build import build_command
 from tvmbridge.cli.inspect import check_command, doctor_command, inspect_command, targets_command
 from tvmbridge.cli.log import log_group
 from tvmbridge.cli.output import print_error, print_json
+from tvmbridge.cli.report import report_command
 from tvmbridge.cli.run import run_command, verify_command
+from tvmbridge.cli.tune import tune_command
 from tvmbridge.errors import TvmBridgeError
 from tvmbridge.version import __version__
 
@@ -53,6 +55,7 @@ for command in (
     targets_command,
     doctor_command,
     log_group,
+    report_command,
 ):
     tvmbridge.add_command(command)
 

@@ -1,4 +1,4 @@
-"""`tvmbridge build` and `tvmbridge tune`: from an ONNX model to a bundle, or to a tuning log."""
+"""`tvmbridge build`: from an ONNX model to a bundle."""
 
 from __future__ import annotations
 
@@ -9,48 +9,39 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvmbridge.cli.options import (
+    Tuning,
     import_model,
     json_option,
-    make_budget,
     model_options,
     refuse_replacing,
     resolve_targets,
+    seed_option,
     target_options,
+    tuning_options,
 )
 from tvmbridge.cli.output import describe_error, print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
-from tvmbridge.errors import OutputError, TvmBridgeError
+from tvmbridge.cli.tune import describe_tuning
+from tvmbridge.errors import OutputError
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildReport, TargetOutcome
-    from tvmbridge.tuning.tune import TuneProgress
 
 _FALLBACK_NAMED = 5  # kernels on the fallback template that the text names; --json has all
-
-_trials = click.option("--trials", type=click.IntRange(0), help="Trials per target, those in the log too.")
-_minutes = click.option("--minutes", type=click.FloatRange(0), help="Time to tune each target for.")
-_seed = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random data and of the search."
-)
-_log = click.option(
-    "--log", type=click.Path(), help="The tuning log, read and appended to; default: beside the output, *.tune.jsonl."
-)
 
 
 @click.command("build")
 @model_options
 @target_options
 @click.option("--no-tune", is_flag=True, help="Measure nothing; records in the log are still used.")
-@_trials
-@_minutes
-@_log
+@tuning_options
 @click.option("-o", "--output", type=click.Path(), help="The bundle to write; default: the model's name with .tvmb.")
 @click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input, to verify with too.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Of the relative error; 1e-3, for float16 1e-2.")
 @click.option(
     "--accept-inaccurate", multiple=True, metavar="NAME", help="Write this target even if it misses the tolerance."
 )
-@_seed
+@seed_option
 @json_option
 def build_command(
     model: str,
@@ -59,34 +50,31 @@ def build_command(
     targets_file: str | None,
     names: tuple[str, ...],
     no_tune: bool,
-    trials: int | None,
-    minutes: float | None,
-    log: str | None,
     output: str | None,
     inputs: str | None,
     tolerance: float | None,
     accept_inaccurate: tuple[str, ...],
     seed: int,
     as_json: bool,
+    **tuning_texts: Any,
 ) -> int:
     """Build MODEL for every target into one verified bundle.
 
     Without --target, all targets of ./targets.yaml are built, or this machine where there is no such file. Each is
-    tuned for as long as the file says, unless --no-tune, --trials or --minutes says otherwise. Ctrl-C keeps what was
+    tuned for as long as the file says, unless --no-tune or another budget says otherwise. Ctrl-C keeps what was
     measured: the same command goes on from there.
 
     \b
     tvmbridge build model.onnx --shape x=1x3x224x224
     tvmbridge build model.onnx --dim batch=1 --target native --target arm:cortex-a72 --minutes 5 -o model.tvmb
     """
-    if no_tune and (trials is not None or minutes is not None):
-        raise click.UsageError("--no-tune leaves nothing to spend --trials or --minutes on")
     targets = resolve_targets(targets_file, names)
     path = Path(output) if output is not None else Path(Path(model).stem + ".tvmb")
-    _refuse_output(path, model, inputs, targets_file, log)
-    log_path = Path(log) if log is not None else path.with_suffix(".tune.jsonl")
-    budget = make_budget(trials, minutes)
-    with BuildDisplay(quiet=as_json, targets=len(targets), resume=_resume(log_path)) as display:
+    _refuse_output(path, model, inputs, targets_file, *tuning_texts["logs"])
+    tuning = Tuning.parse(tuning_texts, default_log=path.with_suffix(".tune.jsonl"))
+    if no_tune and tuning.budget is not None:
+        raise click.UsageError("--no-tune leaves nothing to spend a budget on")
+    with BuildDisplay(quiet=as_json, targets=len(targets), resume=tuning.resume) as display:
         display.say("import", Path(model).name)
         imported = import_model(model, shapes, dims)
         from tvmbridge.pipeline import build
@@ -97,8 +85,9 @@ def build_command(
             targets,
             path,
             tune=not no_tune,
-            budget=budget,
-            log=log_path,
+            budget=tuning.budget,
+            log=tuning.log,
+            tuning=tuning.options(),
             inputs=read_inputs(inputs, imported.signature) if inputs is not None else None,
             tolerance=tolerance,
             accept_inaccurate=accept_inaccurate,
@@ -110,71 +99,6 @@ def build_command(
     else:
         _print_report(report)
     return 1 if report.failed else 0
-
-
-@click.command("tune")
-@model_options
-@target_options
-@_trials
-@_minutes
-@_log
-@_seed
-@json_option
-def tune_command(
-    model: str,
-    shapes: tuple[str, ...],
-    dims: tuple[str, ...],
-    targets_file: str | None,
-    names: tuple[str, ...],
-    trials: int | None,
-    minutes: float | None,
-    log: str | None,
-    seed: int,
-    as_json: bool,
-) -> int:
-    """Measure schedules for MODEL's kernels on this machine, and append every trial to the log.
-
-    What the log holds already is not measured again. `tvmbridge build --log` uses it.
-
-    \b
-    tvmbridge tune model.onnx --dim batch=1 --target native --minutes 10 --log model.tune.jsonl
-    """
-    targets = resolve_targets(targets_file, names)
-    log_path = Path(log) if log is not None else Path(Path(model).stem + ".tune.jsonl")
-    given = make_budget(trials, minutes)
-    unlimited = [target.name for target in targets if given is None and target.budget is None]
-    if unlimited:
-        raise click.UsageError(f"say how long to tune {', '.join(unlimited)}: --minutes 10 or --trials 500")
-    results, failures = [], {}
-    with BuildDisplay(quiet=as_json, targets=len(targets), resume=_resume(log_path)) as display:
-        display.say("import", Path(model).name)
-        imported = import_model(model, shapes, dims)
-        from tvmbridge.tuning.tune import tune
-
-        for target in targets:
-            budget = given or target.budget
-            assert budget is not None
-            try:
-                results.append(
-                    tune(imported, target, budget=budget, log=log_path, seed=seed, on_progress=display.on_tuning)
-                )
-            except TvmBridgeError as exc:
-                failures[target.name] = exc
-    if as_json:
-        failed = {name: describe_error(failure) for name, failure in failures.items()}
-        described = [_describe_tuning(result) for result in results]
-        print_json({"log": str(log_path), "targets": described, "failed": failed})
-    else:
-        if results:
-            print_table(["target", "trials", "failed", "untuned", "tuned", "ended"], _tuning_rows(results))
-            click.echo(f"wrote {log_path}")
-        for name, failure in failures.items():
-            click.echo(f"{name}: {failure}", err=True)
-    return 1 if failures else 0
-
-
-def _resume(log: Path) -> str:
-    return f"run the same command again to go on from {log}"
 
 
 def _refuse_output(path: Path, model: str, *others: str | None) -> None:
@@ -193,15 +117,6 @@ def _refuse_output(path: Path, model: str, *others: str | None) -> None:
         with path.open("rb") as file:
             if path.stat().st_size and file.read(4) != b"PK\x03\x04":
                 raise OutputError(f"{path} exists and is no bundle", hint="choose another name with -o, or remove it")
-
-
-def _tuning_rows(results: list[TuneProgress]) -> list[list[str]]:
-    rows = []
-    for result in results:
-        trials = f"{result.trials} (+{result.known} known)"
-        times = [show_us(result.untuned_us), show_us(result.best_us)]
-        rows.append([result.target, trials, str(result.failed), *times, result.ended or ""])
-    return rows
 
 
 def _print_report(report: BuildReport) -> None:
@@ -290,7 +205,7 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
         "reference_us": outcome.check.latency.reference_us if outcome.check and outcome.check.latency else None,
         "warnings": list(outcome.check.warnings) if outcome.check else [],
         "untuned_because": outcome.untuned_because,
-        "tuning": _describe_tuning(outcome.tuning) if outcome.tuning is not None else None,
+        "tuning": describe_tuning(outcome.tuning) if outcome.tuning is not None else None,
         "kernels": [
             {
                 "name": plan.kernel.name,
@@ -307,14 +222,3 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
             for plan in outcome.kernels
         ],
     }
-
-
-def _describe_tuning(progress: TuneProgress) -> dict[str, Any]:
-    import dataclasses
-
-    import msgspec
-
-    described = {field.name: getattr(progress, field.name) for field in dataclasses.fields(progress)}
-    described["budget"] = msgspec.to_builtins(progress.budget)
-    described["kernels"] = [dataclasses.asdict(gain) for gain in progress.kernels]
-    return described

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tvmbridge.errors import OutputError, TargetError
 from tvmbridge.targets import Target, load_targets, parse_preset
-from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.budget import EXPRESS, FULL, Budget
 
 if TYPE_CHECKING:
     from tvmbridge.frontend import ImportedModel
+    from tvmbridge.tuning.tune import TuneOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,6 +54,81 @@ def target_options(command: Command) -> Command:
         type=click.Path(),
         help=f"The file that declares targets; ./{TARGETS_FILE} is read without being named.",
     )(command)
+
+
+def seed_option(command: Command) -> Command:
+    """--seed."""
+    return click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random data and of the search."
+    )(command)
+
+
+def tuning_options(command: Command) -> Command:
+    """How long to tune, with what, and where the records are; `Tuning.parse` reads them."""
+    options = (
+        click.option("--trials", type=click.IntRange(0), help="Trials per target, those in the logs too."),
+        click.option("--minutes", type=click.FloatRange(0), help="Time to tune each target for."),
+        click.option("--express", is_flag=True, help=f"Most of the gain: --minutes {EXPRESS.minutes:g}."),
+        click.option("--full", is_flag=True, help=f"Until nothing more is won, at most {FULL.minutes:g} minutes."),
+        click.option("--until-converged", is_flag=True, help="Until nothing more is won, however long it takes."),
+        click.option(
+            "--log",
+            "logs",
+            multiple=True,
+            type=click.Path(),
+            help="The tuning log, read and appended to; default: beside the output, *.tune.jsonl. "
+            "Repeatable: further logs, or folders of logs, are read only.",
+        ),
+        click.option(
+            "--cluster", metavar="ADDRESS", help="Compile on the workers of this dask scheduler, tcp://host:8786."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What `tuning_options` said. budget: None where they set no limit. also: further logs, read only."""
+
+    budget: Budget | None
+    log: Path
+    also: tuple[str, ...]
+    cluster: str | None
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, Any], *, default_log: Path) -> Tuning:
+        """Read the values of the options."""
+        ways = {
+            "--express": EXPRESS if texts["express"] else None,
+            "--full": FULL if texts["full"] else None,
+            "--until-converged": Budget(until_converged=True) if texts["until_converged"] else None,
+            "--trials and --minutes": _limits(texts["trials"], texts["minutes"]),
+        }
+        given = {name: budget for name, budget in ways.items() if budget is not None}
+        if len(given) > 1:
+            raise click.UsageError(f"{', '.join(given)}: give one of them")
+        first, *others = texts["logs"] or [default_log]
+        if os.path.isdir(first):
+            raise click.UsageError(f"--log {first}: the first log is appended to, and so is a file, not a folder")
+        budget = next(iter(given.values()), None)
+        return cls(budget, Path(first), tuple(others), texts["cluster"])
+
+    @property
+    def resume(self) -> str:
+        """What to say to somebody who interrupts."""
+        return f"run the same command again to go on from {self.log}"
+
+    def options(self) -> TuneOptions:
+        """For `tune` and `build`."""
+        from tvmbridge.tuning.tune import TuneOptions
+
+        return TuneOptions(also=self.also, cluster=self.cluster)
+
+
+def _limits(trials: int | None, minutes: float | None) -> Budget | None:
+    return None if trials is None and minutes is None else Budget(trials, minutes)
 
 
 def import_model(model: str, shapes: Sequence[str], dims: Sequence[str]) -> ImportedModel:
@@ -120,8 +198,3 @@ def refuse_replacing(output: str | os.PathLike[str], *inputs: str | None) -> Non
     for read in inputs:
         if read is not None and os.path.exists(read) and os.path.exists(output) and os.path.samefile(read, output):
             raise OutputError(f"{output} is an input of this command, which the output would replace")
-
-
-def make_budget(trials: int | None, minutes: float | None) -> Budget | None:
-    """The budget of --trials and --minutes; None where neither is given."""
-    return None if trials is None and minutes is None else Budget(trials, minutes)

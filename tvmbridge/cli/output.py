@@ -25,12 +25,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # brackets in names and messages are themselves
     if console.is_terminal:
         console.print(table)
         return
     width = sum(max(map(len, cells)) + 2 for cells in zip(columns, *rows, strict=True))
-    wide = Console(highlight=False, width=width)
+    wide = Console(highlight=False, markup=False, width=width)
     with wide.capture() as captured:
         wide.print(table)
     for line in captured.get().splitlines():

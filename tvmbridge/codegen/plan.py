@@ -40,16 +40,21 @@ def plan_kernels(lowered: LoweredModel, target: Target, records: LogRecords | No
     return tuple(plan_kernel(kernel, target, records) for kernel in lowered.kernels)
 
 
+def rank_records(kernel: Kernel, target: Target, records: LogRecords) -> list[tuple[Template, TrialRecord]]:
+    """The best record of each template that takes the kernel and has any, the one that a build takes first."""
+    recorded = [
+        (template, record)
+        for template in fitting_templates(kernel, target)
+        if (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
+    ]
+    # Times taken in the network are not held against times taken alone: what was checked in the end comes first.
+    return sorted(recorded, key=lambda pair: (not pair[1].final, pair[1].median_us or math.inf))
+
+
 def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
     """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
     templates = fitting_templates(kernel, target)
-    recorded = [
-        (template, record)
-        for template in templates
-        if records is not None
-        and (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
-    ]
-    recorded.sort(key=lambda pair: pair[1].median_us or math.inf)
+    recorded = rank_records(kernel, target, records) if records is not None else []
     candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded]
     candidates += [(template, template.guess(kernel, target), None) for template in templates]
     skipped = []

@@ -90,6 +90,11 @@ def _templates(folder: str) -> tuple[Template, ...]:
     return tuple(sorted(found, key=lambda template: (-template.rank, template.name)))
 
 
+def template_versions() -> frozenset[tuple[str, int]]:
+    """Name and version of every template of any target: what a tuning record can still mean something to."""
+    return frozenset((template.name, template.version) for folder in ("cpu", "gpu") for template in _templates(folder))
+
+
 def fitting_templates(kernel: Kernel, target: Target) -> tuple[Template, ...]:
     """Every template that takes the kernel on the target, the untuned choice first."""
     templates = _templates("gpu" if target.kind == "cuda" else "cpu")

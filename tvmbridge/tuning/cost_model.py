@@ -1,64 +1,81 @@
-"""Predicts how good a candidate is from what was measured: gradient-boosted trees (XGBoost) over its numbers."""
+"""Predicts how good a candidate is from what was measured: gradient-boosted trees (XGBoost) over its features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmbridge.tuning.tasks import Candidate, Task
+from tvmbridge.tuning.features import Features, candidate_features
+from tvmbridge.tuning.record import TrialRecord
+
+if TYPE_CHECKING:
+    from tvmbridge.tuning.tasks import Candidate
 
 _ROUNDS = 60
 _MINIMUM_TRIALS = 8  # fewer teach nothing
 
 
 class CostModel:
-    """Trained on the trials of all tasks together: score 1 is a task's best time, 0.5 is twice as slow, 0 failed."""
+    """Learns from the trials of all kernels together: score 1 is a kernel's best time, 0.5 twice as slow, 0 failed.
 
-    def __init__(self, seed: int) -> None:
+    earlier: trials of other kernels on the same target, from logs of other models.
+    """
+
+    def __init__(self, seed: int, earlier: Iterable[TrialRecord] = ()) -> None:
         self._seed = seed
-        self._columns: tuple[str, ...] = ()
+        self._columns: dict[str, int] = {}
+        self._rows: list[Features] = []
+        self._kernels: list[str] = []
+        self._times_us: list[float] = []  # infinite where the trial failed
         self._booster = None
+        self._features: dict[tuple[str, str, int, str], Features] = {}
+        self.learn(earlier)
 
-    def train(self, tasks: Sequence[Task]) -> None:
+    def learn(self, records: Iterable[TrialRecord]) -> None:
+        """Take in trials; `train` makes them count."""
+        for record in records:
+            self._rows.append(candidate_features(record.kernel, record.template, record.config))
+            self._kernels.append(record.kernel)
+            self._times_us.append(math.inf if record.median_us is None else record.median_us)
+
+    def train(self) -> None:
         """Fit to every trial so far; does nothing while there are too few."""
         import xgboost
 
-        rows, scores = [], []
-        for task in tasks:
-            best_us = task.best_us
-            for candidate, record in task.trials:
-                rows.append(_features(candidate))
-                scores.append(best_us / record.median_us if best_us and record.median_us else 0.0)
-        if len(rows) < _MINIMUM_TRIALS:
+        if len(self._rows) < _MINIMUM_TRIALS:
             return
-        self._columns = tuple(sorted({name for row in rows for name in row}))
+        best: dict[str, float] = {}
+        for kernel, time_us in zip(self._kernels, self._times_us, strict=True):
+            best[kernel] = min(time_us, best.get(kernel, math.inf))
+        scores = [
+            best[kernel] / time_us if math.isfinite(time_us) else 0.0
+            for kernel, time_us in zip(self._kernels, self._times_us, strict=True)
+        ]
+        self._columns = {name: column for column, name in enumerate(sorted({n for row in self._rows for n in row}))}
         parameters = {"max_depth": 6, "eta": 0.2, "objective": "reg:squarederror", "seed": self._seed, "verbosity": 0}
-        data = xgboost.DMatrix(self._matrix(rows), label=np.asarray(scores))
+        data = xgboost.DMatrix(self._matrix(self._rows), label=np.asarray(scores))
         self._booster = xgboost.train(parameters, data, num_boost_round=_ROUNDS)
 
     def predict(self, candidates: Sequence[Candidate]) -> np.ndarray | None:
         """One score a candidate, higher is better; None before there was enough to learn from."""
-        import xgboost
-
         if self._booster is None or not candidates:
             return None
-        return self._booster.predict(xgboost.DMatrix(self._matrix([_features(c) for c in candidates])))
+        return self._booster.inplace_predict(self._matrix([self._of(candidate) for candidate in candidates]))
 
-    def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
-        return np.array([[row.get(name, math.nan) for name in self._columns] for row in rows], dtype=np.float32)
+    def _of(self, candidate: Candidate) -> Features:
+        if candidate.key not in self._features:
+            features = candidate_features(candidate.kernel.key, candidate.template.name, candidate.config)
+            self._features[candidate.key] = features
+        return self._features[candidate.key]
 
-
-def _features(candidate: Candidate) -> dict[str, float]:
-    """The template, the numbers of the config and of the kernel's tensors, on a logarithmic scale."""
-    features = {f"template={candidate.template.name}": 1.0}
-    for name, value in candidate.config.items():
-        if isinstance(value, str):
-            features[f"config.{name}={value}"] = 1.0
-        else:
-            features[f"config.{name}"] = math.log2(1 + value)
-    for position, tensor in enumerate(candidate.kernel.function.params):
-        for axis, size in enumerate(tensor.shape):
-            features[f"tensor{position}.{axis}"] = math.log2(1 + int(size))
-    return features
+    def _matrix(self, rows: Sequence[Features]) -> np.ndarray:
+        matrix = np.full((len(rows), len(self._columns)), np.nan, np.float32)
+        for index, row in enumerate(rows):
+            for name, value in row.items():
+                column = self._columns.get(name)
+                if column is not None:
+                    matrix[index, column] = value
+        return matrix

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tvmbridge.errors import LogError, OutputError
 from tvmbridge.tuning.lookup import LogRecords, parse_log, whole_bytes
-from tvmbridge.tuning.record import TrialRecord, render_config, render_header, render_record
+from tvmbridge.tuning.record import (
+    LOG_VERSION,
+    TrialRecord,
+    parse_header,
+    render_config,
+    render_header,
+    render_record,
+)
 from tvmbridge.version import PROGRAM
 
 if TYPE_CHECKING:
@@ -27,10 +35,14 @@ __all__ = [
     "merge_logs",
     "parse_log",
     "read_log",
+    "read_logs",
     "render_config",
     "render_log",
     "render_record",
+    "rewrite_log",
 ]
+
+_SUFFIX = ".tune.jsonl"
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,32 +53,40 @@ class TuningLog(LogRecords):
     torn: what was cut off the end of the file when it was opened; None where it ended whole.
     """
 
-    def __init__(self, path: Path, records: LogRecords, descriptor: int, lock: FileLock) -> None:
-        super().__init__(records, source=records.source, torn=records.torn)
+    def __init__(
+        self, path: Path, records: LogRecords, descriptor: int, lock: FileLock, also: Iterable[TrialRecord] = ()
+    ) -> None:
+        super().__init__(records, source=records.source, torn=records.torn, also=also)
         self.path = path
         self._lock = lock
         self._descriptor: int | None = descriptor
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TuningLog:
+    def open(cls, path: str | os.PathLike[str], *, also: Sequence[str | os.PathLike[str]] = ()) -> TuningLog:
         """Open a log for appending and lock it against other writers; a missing or empty file becomes a fresh log.
 
+        A log of an older version becomes one of this version, with the same records, in one step.
+        also: further logs to look records up in, as `read_logs` takes them; they are read once, now.
         LogError where the file is foreign, damaged, newer or in use; OutputError where it cannot be written.
         """
         # A link is followed first: replacing it would leave its file behind, and two links are one log to lock.
         path = Path(os.path.realpath(path))
+        elsewhere = _read_others(also, path)
         lock = _acquire_lock(path)
         try:
             data = _read_bytes(path) if os.path.exists(path) else b""
             records = parse_log(data, str(path))
             if not data:
                 _write_atomically(path, render_header(PROGRAM))
+            elif upgraded := _upgrade(data, records):
+                data = upgraded
+                _write_atomically(path, data)
             with _translated(path):
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             try:
                 if data:
                     _repair_end(path, descriptor, data, records)
-                return cls(path, records, descriptor, lock)
+                return cls(path, records, descriptor, lock, elsewhere)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -117,6 +137,19 @@ def read_log(path: str | os.PathLike[str]) -> LogRecords:
     return parse_log(_read_bytes(Path(path)), str(path))
 
 
+def read_logs(paths: Sequence[str | os.PathLike[str]]) -> LogRecords:
+    """Read several logs as one to look records up in, without locking any; a folder stands for its *.tune.jsonl.
+
+    The first is the log that is appended to: counting and iterating show its records only, and it may be missing yet,
+    which is a log without records. LogError where another is missing, or any is not a log. No paths are no records.
+    """
+    if not paths or os.path.isdir(paths[0]):
+        return LogRecords(also=_read_others(paths))
+    first, *others = paths
+    own = read_log(first) if os.path.exists(first) else LogRecords(source=str(first))
+    return LogRecords(own, source=own.source, torn=own.torn, also=_read_others(others, first))
+
+
 def render_log(records: Iterable[TrialRecord]) -> bytes:
     """A whole log with these records; identical ones are kept once."""
     return render_header(PROGRAM) + b"".join(dict.fromkeys(render_record(record) for record in records))
@@ -129,20 +162,59 @@ def merge_logs(paths: Sequence[str | os.PathLike[str]], output: str | os.PathLik
     locked, and replaced in one step or left as it was; merging the same logs again changes nothing.
     """
     inputs = [read_log(path) for path in paths]
-    target = Path(os.path.realpath(output))
+    for records in inputs:
+        _warn_of_torn_end(records)
+    return rewrite_log(output, lambda existing: itertools.chain(existing, *inputs))
+
+
+def rewrite_log(path: str | os.PathLike[str], change: Callable[[LogRecords], Iterable[TrialRecord]]) -> LogRecords:
+    """Replace a log by what `change` makes of its records, and return it; identical records are kept once.
+
+    The log is locked, and replaced in one step or left as it was; a missing one has no records and is made.
+    """
+    target = Path(os.path.realpath(path))
     lock = _acquire_lock(target)
     try:
-        existing = [read_log(target)] if os.path.exists(target) else []
-        merged: dict[bytes, TrialRecord] = {}
-        for records in [*existing, *inputs]:
-            if records.torn is not None:
-                LOGGER.warning("%s", records.torn)
-            for record in records:
-                merged.setdefault(render_record(record), record)
-        _write_atomically(target, render_log(merged.values()))
+        existing = read_log(target) if os.path.exists(target) else LogRecords()
+        _warn_of_torn_end(existing)
+        data = render_log(change(existing))
+        _write_atomically(target, data)
     finally:
         lock.release()
-    return LogRecords(merged.values(), source=str(output))
+    return parse_log(data, str(path))
+
+
+def _read_others(
+    paths: Sequence[str | os.PathLike[str]], own: str | os.PathLike[str] | None = None
+) -> list[TrialRecord]:
+    """The records of logs that are read only, each file once; the log itself, of a shared folder for one, is none."""
+    read = {os.path.realpath(own)} if own is not None else set()
+    found: list[TrialRecord] = []
+    for path in paths:
+        for file in _list_logs(Path(path)):
+            real = os.path.realpath(file)
+            if real in read:
+                continue
+            read.add(real)
+            records = read_log(file)
+            _warn_of_torn_end(records)
+            found += records
+    return found
+
+
+def _list_logs(path: Path) -> list[Path]:
+    """The logs of a folder, sorted by name; what is no folder is a log itself."""
+    if not path.is_dir():
+        return [path]
+    try:
+        return sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIX))
+    except OSError as exc:
+        raise LogError(f"{path}: cannot read the folder of tuning logs: {exc.strerror}") from exc
+
+
+def _warn_of_torn_end(records: LogRecords) -> None:
+    if records.torn is not None:
+        LOGGER.warning("%s", records.torn)
 
 
 def _acquire_lock(path: Path) -> FileLock:
@@ -186,13 +258,19 @@ def _read_bytes(path: Path) -> bytes:
         raise LogError(f"{path}: cannot read the tuning log: {exc.strerror}") from exc
 
 
+def _upgrade(data: bytes, records: LogRecords) -> bytes | None:
+    """The bytes of a log of an older version with a header of this one; None where it is of this version already."""
+    first, _, rest = data.partition(b"\n")
+    header = parse_header(first, records.source)
+    return render_header(header.created_by) + rest if header.version < LOG_VERSION else None
+
+
 def _repair_end(path: Path, descriptor: int, data: bytes, records: LogRecords) -> None:
     """Make the file end with a whole line, so that the next record does not run into an unfinished one."""
     whole = whole_bytes(data, records)
     if whole == data:
         return
-    if records.torn is not None:
-        LOGGER.warning("%s", records.torn)
+    _warn_of_torn_end(records)
     with _translated(path):
         os.ftruncate(descriptor, min(len(whole), len(data)))
         _write_all(descriptor, whole[len(data) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from statistics import median
 from typing import Annotated
@@ -11,7 +12,7 @@ import msgspec
 from tvmbridge.errors import LogError
 
 LOG_FORMAT = "tvmbridge-tuning-log"
-LOG_VERSION = 1
+LOG_VERSION = 2
 
 # Everything that msgspec raises for bytes it cannot decode: it reports broken UTF-8 and deep nesting as Python does.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -20,7 +21,7 @@ ConfigValue = int | str | bool
 UtcSeconds = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 
 
-class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one trial measured: one config of one kernel on one target.
 
     kernel: key of the unscheduled kernel. target: `Target.key`. Both are compared as plain text.
@@ -28,6 +29,9 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: plain Python values only. times_us: one per repetition, plain floats; empty where the trial failed.
     error: why the trial failed, None where it did not. tvm: version that compiled the kernel.
     when: ISO 8601 in UTC to the second, "2026-01-31T09:00:00Z".
+    final: whether it is no trial but the measurement of one of the best configs, or of the untuned choice, in the check
+    that ends a tuning run: inside the network, in blocks that alternate, so that the records of one check, which share
+    one `when`, compare with one another.
     """
 
     kernel: str
@@ -40,6 +44,7 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tvm: str
     seed: int
     when: UtcSeconds
+    final: bool = False
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(time_us) and time_us > 0 for time_us in self.times_us):
@@ -59,6 +64,11 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Unlike the dictionaries, it keeps 1 and true apart.
         """
         return render_config(self.config)
+
+
+def now_utc() -> str:
+    """This moment as a record's `when` says it."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class LogHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,13 +109,19 @@ def render_header(created_by: str) -> bytes:
     return msgspec.json.encode(LogHeader(format=LOG_FORMAT, version=LOG_VERSION, created_by=created_by)) + b"\n"
 
 
-def parse_record(line: bytes, source: str) -> TrialRecord:
-    """Read one line. source: "file:line" for the message of the LogError that a damaged line gets."""
+def parse_record(line: bytes, source: str, version: int = LOG_VERSION) -> TrialRecord:
+    """Read one line of a log of that version.
+
+    source: "file:line" for the message of the LogError that a damaged line gets.
+    """
     try:
-        return msgspec.json.decode(line, type=TrialRecord)
+        record = msgspec.json.decode(line, type=TrialRecord)
+        if record.final and version < 2:
+            raise msgspec.ValidationError("version 1 has no field `final`")
+        return record
     except _UNREADABLE as exc:
         raise LogError(
-            f"{source}: not a record of a version {LOG_VERSION} tuning log: {exc}",
+            f"{source}: not a record of a version {version} tuning log: {exc}",
             hint="take the file from a backup, or delete this line: only its trial is lost",
         ) from exc
 
@@ -121,14 +137,14 @@ def parse_header(line: bytes, source: str) -> LogHeader:
     if found.version > LOG_VERSION:
         raise LogError(
             f"{source} is a version {found.version} tuning log, written by a newer tvmbridge; "
-            f"this one reads version {LOG_VERSION}",
+            f"this one reads versions up to {LOG_VERSION}",
             hint="upgrade tvmbridge",
         )
     try:
         header = msgspec.json.decode(line, type=LogHeader)
     except _UNREADABLE as exc:
         raise LogError(f"{source}:1: damaged header: {exc}", hint="take the file from a backup") from exc
-    if header.version != LOG_VERSION:
+    if header.version < 1:
         raise LogError(f"{source}:1: damaged header: there is no version {header.version}")
     return header
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
 import tvm
 
 from tvmbridge.lowering import Kernel, LoweredModel
-from tvmbridge.lowering.counts import count_flops
+from tvmbridge.lowering.counts import count_bytes, count_flops
 from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.record import TrialRecord, render_config
+
+_GAIN = 0.99  # a time below this share of the best is a gain; less is noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,35 +32,57 @@ class Candidate:
         return self.kernel.key, self.template.name, self.template.version, render_config(self.config)
 
 
-@dataclasses.dataclass
 class Task:
-    """One kernel's search: `untried` shrinks, `trials` grows. `untuned` is what a build without a log would take."""
+    """One kernel's search: `untried` shrinks, `trials` grows, in the order in which they were measured.
 
-    kernel: Kernel
-    untuned: Candidate
-    untried: list[Candidate]
-    trials: list[tuple[Candidate, TrialRecord]]
-    batches_since_better: int = 0
+    untuned: what a build without a log would take. untried: by `Candidate.key`. trials_since_better: how many have
+    brought no gain since the last that did.
+    """
+
+    def __init__(self, kernel: Kernel, untuned: Candidate, candidates: Iterable[Candidate]) -> None:
+        self.kernel = kernel
+        self.untuned = untuned
+        self.untried = {candidate.key: candidate for candidate in [untuned, *candidates]}
+        self.trials: list[tuple[Candidate, TrialRecord]] = []
+        self.best_us: float | None = None
+        self.trials_since_better = 0
+        self.configs = len(self.untried)
 
     @functools.cached_property
     def flops(self) -> float | None:
         """Arithmetic of one call; None where how much it is depends on the data."""
         return count_flops(self.kernel.function)
 
+    @functools.cached_property
+    def size_bytes(self) -> int:
+        """Of what one call reads of its inputs and of its outputs, each element once."""
+        return count_bytes(self.kernel.function)
+
     @property
-    def best_us(self) -> float | None:
-        """The lowest median time measured so far, microseconds; None before the first success."""
-        return min((r.median_us for _, r in self.trials if r.median_us is not None), default=None)
+    def templates(self) -> tuple[str, ...]:
+        """The names of the templates whose configs these are."""
+        everything = [*self.untried.values(), *(candidate for candidate, _ in self.trials)]
+        return tuple(sorted({candidate.template.name for candidate in everything}))
 
     @property
     def untuned_us(self) -> float | None:
         """The median time of the untuned choice, microseconds; None where it was not measured or failed."""
         return next((r.median_us for c, r in self.trials if c.key == self.untuned.key), None)
 
+    def ranking(self) -> list[Candidate]:
+        """The candidates that worked, the fastest first."""
+        worked = [(record.median_us, candidate) for candidate, record in self.trials if record.median_us is not None]
+        return [candidate for _, candidate in sorted(worked, key=lambda pair: (pair[0], pair[1].key))]
+
     def add(self, candidate: Candidate, record: TrialRecord) -> None:
         """Take in one trial's result."""
         self.trials.append((candidate, record))
-        self.untried = [other for other in self.untried if other.key != candidate.key]
+        self.untried.pop(candidate.key, None)
+        time_us, best_us = record.median_us, self.best_us
+        gained = time_us is not None and (best_us is None or time_us < best_us * _GAIN)
+        self.trials_since_better = 0 if gained else self.trials_since_better + 1
+        if time_us is not None:
+            self.best_us = time_us if best_us is None else min(best_us, time_us)
 
 
 def find_tasks(lowered: LoweredModel, target: Target, records: LogRecords) -> list[Task]:
@@ -71,12 +96,11 @@ def find_tasks(lowered: LoweredModel, target: Target, records: LogRecords) -> li
         if len(candidates) < 2:
             continue
         untuned = Candidate(kernel, templates[0], templates[0].guess(kernel, target))
-        by_key = {candidate.key: candidate for candidate in [untuned, *candidates]}
-        task = Task(kernel, untuned, list(by_key.values()), [])
+        task = Task(kernel, untuned, candidates)
         for record in records.measured(kernel.key, target.key):
-            known = by_key.get((kernel.key, record.template, record.template_version, render_config(record.config)))
-            if known is not None:
-                task.add(known, record)
+            known = (kernel.key, record.template, record.template_version, render_config(record.config))
+            if known in task.untried:
+                task.add(task.untried[known], record)
         tasks.append(task)
     return tasks
 

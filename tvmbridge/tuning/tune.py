@@ -1,68 +1,72 @@
-"""Tunes a model's kernels for one target: search, measure, log, until the budget is spent or nothing more is won."""
+"""Tunes a model's kernels for one target: search, measure, log, until the budget is spent; then the final check."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from tvmbridge.errors import TuningError
+from tvmbridge.errors import TuningError, TvmBridgeError
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import LoweredModel, lower
 from tvmbridge.targets import RpcMeasure, Target, why_not_local
 from tvmbridge.tuning.budget import Budget
-from tvmbridge.tuning.cost_model import CostModel
+from tvmbridge.tuning.final_check import FinalCheck, is_due, run_final_check
 from tvmbridge.tuning.log import TuningLog
-from tvmbridge.tuning.measure.local import LocalMeasurer
-from tvmbridge.tuning.search import next_batch, note_progress
-from tvmbridge.tuning.tasks import Task, find_tasks
+from tvmbridge.tuning.measure import Measurer
+from tvmbridge.tuning.measure.opening import open_measurer
+from tvmbridge.tuning.measure.tracker import why_not_rpc
+from tvmbridge.tuning.progress import Progress, TuneProgress
+from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.search import TemplateSearch
+from tvmbridge.tuning.tasks import Candidate, find_tasks
+
+_BATCH = 16  # trials for each device that measures: what a crash may lose
+_FINALISTS = 3  # of each kernel go into the final check
+_CHECK_SECONDS = 12.0  # of timing in it
+_CHECK_SHARE = 0.15  # of the minutes that the final check of all finalists may take; else fewer take part
+_BUILD_S_PER_KERNEL = 0.25  # rough: how long a kernel takes to compile into a network
+
+
+class Engine(Protocol):
+    """Proposes what to measure, and learns from what was measured."""
+
+    def next_batch(self, limit: int) -> list[Candidate]:
+        """At most `limit` candidates; none when there is nothing more to win."""
+        ...
+
+    def learn(self, records: Sequence[TrialRecord]) -> None:
+        """Take in the trials of the last batch, in its order."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelGain:
-    """One kernel's result: median times of one call, microseconds; None where nothing was measured.
+class TuneOptions:
+    """How a run goes about it.
 
-    kernel: its key. name: in the lowered model. calls: of it in one run of the network. configs: that it has to choose
-    from, all templates together. trials: measured so far, those known from logs too. flops: arithmetic of one call;
-    None where that depends on the data.
+    also: further logs, read only: their records of the same kernels and target count as measured, and the cost model
+    learns from all of them. A folder stands for the logs in it.
+    cluster: address of a dask scheduler whose workers compile the candidates; None: this machine does.
+    final_check: whether the finalists are timed in the network at the end, which a target measured here can.
     """
 
-    kernel: str
-    name: str
-    calls: int
-    configs: int
-    trials: int
-    flops: float | None
-    untuned_us: float | None
-    best_us: float | None
-
-    @property
-    def gflops(self) -> float | None:
-        """The best rate so far, 1e9 operations a second."""
-        return self.flops / self.best_us / 1e3 if self.flops is not None and self.best_us else None
+    also: Sequence[str | os.PathLike[str]] = ()
+    cluster: str | None = None
+    final_check: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class TuneProgress:
-    """Where a run stands: after every batch, and once at the end.
-
-    trials: measured by this run. known: found in the log at the start. failed: of this run's trials.
-    untuned_us, best_us: the sum over the tuned kernels of time × calls.
-    """
-
-    target: str
-    trials: int
-    known: int
-    failed: int
-    elapsed_s: float
-    budget: Budget
-    untuned_us: float
-    best_us: float
-    kernels: tuple[KernelGain, ...]
-    ended: str | None = None
+def why_not_tuned(target: Target) -> str | None:
+    """Why this machine cannot measure candidates for the target; None if it can."""
+    if target.kind == "cuda":
+        return "CUDA kernels have no configs to choose from yet"
+    if isinstance(target.measure, RpcMeasure):
+        return why_not_rpc(target)
+    if target.measure == "none":
+        return "the target is measured nowhere (measure: none)"
+    return why_not_local(target, detect_host())
 
 
 def tune(
@@ -72,113 +76,129 @@ def tune(
     budget: Budget,
     log: str | os.PathLike[str],
     seed: int = 0,
+    options: TuneOptions = TuneOptions(),
+    lowered: LoweredModel | None = None,
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> TuneProgress:
-    """Measure configs of the model's kernels on this machine and append every trial to the log.
+    """Measure configs of the model's kernels and append every trial to the log; check the best in the whole network.
 
-    What the log already holds for this target is not measured again, and counts in `budget.trials`. Interrupted at any
-    moment, the run loses at most the batch in flight; called again, it goes on. Returns where it ended, and why.
-    TuningError where the target is not measured on this machine; LogError where the log cannot be used.
+    What the logs already hold for this target is not measured again, and counts in `budget.trials`. Interrupted at any
+    moment, the run loses at most the batch in flight; called again, it goes on. lowered: the model lowered for the
+    target, where the caller has it. Returns where it ended, and why. TuningError where the target cannot be measured;
+    LogError where a log cannot be used.
     """
-    return tune_lowered(lower(model, target), target, budget=budget, log=log, seed=seed, on_progress=on_progress)
+    if obstacle := why_not_tuned(target):
+        raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
+    lowered = lowered or lower(model, target)
+    with TuningLog.open(log, also=options.also) as records:
+        progress = _begin(lowered, target, budget, records, on_progress)
+        checks = options.final_check and not isinstance(target.measure, RpcMeasure)
+        finalists, reserve_s = _plan_check(budget, len(progress.tasks)) if checks else (0, 0.0)
+        ended = _search(progress, records, target, budget, reserve_s, seed, options)
+        check: FinalCheck | None = None
+        problem: str | None = None
+        if checks and (budget.minutes is None or budget.minutes > 0) and is_due(progress.tasks, records, target):
+            progress.report(stage="check")
+            try:
+                seconds = _CHECK_SECONDS if budget.minutes is None else min(_CHECK_SECONDS, budget.minutes * 60 * 0.1)
+                check = run_final_check(
+                    model, lowered, target, progress.tasks, finalists=finalists, seconds=seconds, seed=seed
+                )
+                records.append(check.records)
+            except TvmBridgeError as exc:  # what was measured is in the log, and counts without the check
+                problem = exc.message
+        return progress.end(ended, check, problem)
 
 
-def why_not_tuned(target: Target) -> str | None:
-    """Why this machine cannot measure candidates for the target; None if it can."""
-    if target.kind == "cuda":
-        return "CUDA kernels have no configs to choose from yet"
-    if isinstance(target.measure, RpcMeasure):
-        return "measuring over RPC is not available yet"
-    if target.measure == "none":
-        return "the target is measured nowhere (measure: none)"
-    return why_not_local(target, detect_host())
-
-
-def tune_lowered(
+def search_kernels(
     lowered: LoweredModel,
     target: Target,
     *,
     budget: Budget,
     log: str | os.PathLike[str],
     seed: int = 0,
+    options: TuneOptions = TuneOptions(),
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> TuneProgress:
-    """`tune` for a model that is lowered for the target already."""
+    """`tune` without the final check, for kernels that belong to no model that could run."""
     if obstacle := why_not_tuned(target):
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
-    started = time.monotonic()
-    with TuningLog.open(log) as records:
-        tasks = find_tasks(lowered, target, records)
-        known = sum(len(task.trials) for task in tasks)
-        counts = {"trials": 0, "failed": 0}
-
-        def report(ended: str | None = None) -> TuneProgress:
-            elapsed_s = time.monotonic() - started
-            progress = _progress(target, tasks, known, counts["trials"], counts["failed"], elapsed_s, budget, ended)
-            if on_progress is not None:
-                on_progress(progress)
-            return progress
-
-        if not tasks:
-            return report("no kernel has a choice of configs")
-        generator, cost_model = random.Random(seed), CostModel(seed)
-        with LocalMeasurer([task.kernel for task in tasks], target, seed) as measurer:
-            while True:
-                if budget.minutes is not None and time.monotonic() - started >= budget.minutes * 60:
-                    return report(f"{budget.minutes:g} min spent")
-                limit = 1 << 30 if budget.trials is None else budget.trials - known - counts["trials"]
-                if limit <= 0:
-                    return report(f"{budget.trials} trials spent")
-                cost_model.train(tasks)
-                batch = next_batch(tasks, cost_model, generator, limit)
-                if not batch:
-                    return report("converged")
-                best_us = {task.kernel.key: task.best_us for task in tasks}
-                measured = measurer.measure([(candidate, best_us[candidate.kernel.key]) for candidate in batch])
-                records.append(measured)
-                by_kernel = {task.kernel.key: task for task in tasks}
-                for candidate, record in zip(batch, measured, strict=True):
-                    by_kernel[candidate.kernel.key].add(candidate, record)
-                for key in {candidate.kernel.key for candidate in batch}:
-                    note_progress(by_kernel[key], best_us[key])
-                counts["trials"] += len(measured)
-                counts["failed"] += sum(record.error is not None for record in measured)
-                report()
+    with TuningLog.open(log, also=options.also) as records:
+        progress = _begin(lowered, target, budget, records, on_progress)
+        return progress.end(_search(progress, records, target, budget, 0.0, seed, options))
 
 
-def _progress(
+def _begin(
+    lowered: LoweredModel,
     target: Target,
-    tasks: list[Task],
-    known: int,
-    trials: int,
-    failed: int,
-    elapsed_s: float,
     budget: Budget,
-    ended: str | None,
-) -> TuneProgress:
-    gains = tuple(
-        KernelGain(
-            kernel=task.kernel.key,
-            name=task.kernel.name,
-            calls=task.kernel.calls,
-            configs=len(task.trials) + len(task.untried),
-            trials=len(task.trials),
-            flops=task.flops,
-            untuned_us=task.untuned_us,
-            best_us=task.best_us,
-        )
-        for task in tasks
-    )
-    compared = [gain for gain in gains if gain.untuned_us is not None and gain.best_us is not None]
-    return TuneProgress(
-        target=target.name,
-        trials=trials,
-        known=known,
-        failed=failed,
-        elapsed_s=elapsed_s,
-        budget=budget,
-        untuned_us=sum((gain.untuned_us or 0.0) * gain.calls for gain in compared),
-        best_us=sum((gain.best_us or 0.0) * gain.calls for gain in compared),
-        kernels=gains,
-        ended=ended,
-    )
+    records: TuningLog,
+    on_progress: Callable[[TuneProgress], None] | None,
+) -> Progress:
+    tasks = find_tasks(lowered, target, records)
+    elsewhere = {id(record) for task in tasks for record in records.from_elsewhere(task.kernel.key, target.key)}
+    known_elsewhere = sum(id(record) in elsewhere for task in tasks for _, record in task.trials)
+    return Progress(target, budget, tasks, known_elsewhere, on_progress)
+
+
+def _search(
+    progress: Progress,
+    records: TuningLog,
+    target: Target,
+    budget: Budget,
+    reserve_s: float,
+    seed: int,
+    options: TuneOptions,
+) -> str:
+    """Measure until something ends it, and say what. reserve_s: of the minutes are left for the final check."""
+    tasks = progress.tasks
+    if not tasks:
+        return "no kernel has a choice of configs"
+    by_kernel = {task.kernel.key: task for task in tasks}
+    others = (record for record in records.trials_on(target.key) if record.kernel not in by_kernel)
+    engine: Engine = TemplateSearch(tasks, seed, others)
+    measurer: Measurer | None = None
+    with contextlib.ExitStack() as stack:
+        while True:
+            ended, limit = _allowance(budget, progress, reserve_s, measurer.devices if measurer is not None else 1)
+            if ended is not None:
+                return ended
+            batch = engine.next_batch(limit)
+            if not batch:
+                return "converged"
+            if measurer is None:  # not before there is something to measure: starting takes seconds
+                kernels = [task.kernel for task in tasks]
+                measurer = stack.enter_context(open_measurer(kernels, target, seed, cluster=options.cluster))
+            measured = measurer.measure([(each, by_kernel[each.kernel.key].best_us) for each in batch])
+            records.append(measured)
+            for candidate, record in zip(batch, measured, strict=True):
+                by_kernel[candidate.kernel.key].add(candidate, record)
+            engine.learn(measured)
+            progress.count(measured)
+
+
+def _allowance(budget: Budget, progress: Progress, reserve_s: float, devices: int) -> tuple[str | None, int]:
+    """Why there is nothing left to spend, or None; and how many trials the next batch may have."""
+    limit = _BATCH * devices
+    if budget.minutes is not None:
+        left_s = budget.minutes * 60 - reserve_s - progress.elapsed_s
+        if left_s <= 0:
+            return f"{budget.minutes:g} min spent", 0
+        if progress.seconds_per_trial is not None:
+            limit = min(limit, max(1, int(left_s / progress.seconds_per_trial)))
+    if budget.trials is not None:
+        limit = min(limit, budget.trials - progress.known - progress.trials)
+        if limit <= 0:
+            return f"{budget.trials} trials spent", 0
+    return None, limit
+
+
+def _plan_check(budget: Budget, kernels: int) -> tuple[int, float]:
+    """How many finalists of each kernel the budget allows, and the seconds to leave for the final check."""
+    build_s = 2.0 + kernels * _BUILD_S_PER_KERNEL
+    if budget.minutes is None:
+        return _FINALISTS, 0.0
+    needs_s = {finalists: (finalists + 2) * build_s + _CHECK_SECONDS for finalists in range(1, _FINALISTS + 1)}
+    affordable = [finalists for finalists, needed in needs_s.items() if needed <= _CHECK_SHARE * budget.minutes * 60]
+    finalists = max(affordable, default=1)
+    return finalists, min(needs_s[finalists], 0.5 * budget.minutes * 60)

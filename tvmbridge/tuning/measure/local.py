@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import signal
@@ -18,9 +17,11 @@ import tvm
 
 from tvmbridge.child import child_command, child_environment
 from tvmbridge.errors import TuningError
+from tvmbridge.host import last_level_cache_bytes
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
-from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.measure.operands import rotated_bytes
+from tvmbridge.tuning.record import TrialRecord, now_utc
 from tvmbridge.tuning.tasks import Candidate
 
 BUILD_TIMEOUT_S = 30.0
@@ -30,6 +31,7 @@ RUN_TIMEOUT_S = 20.0
 class LocalMeasurer:
     """A context manager around the worker process; see `worker` for how it measures.
 
+    kernels: all that the network has to tune; whether their weights stay in the cache follows from their sizes.
     threads: that a kernel runs on; None: as many as the target has cores.
     """
 
@@ -39,6 +41,8 @@ class LocalMeasurer:
         self._threads = target.cores if threads is None else threads
         self._opening = {
             "target": msgspec.to_builtins(target),
+            "threads": self._threads,
+            "rotated_bytes": rotated_bytes(kernels, last_level_cache_bytes()),
             "kernels": {k.key: [k.name, tvm.ir.save_json(k.function), sorted(k.constants)] for k in kernels},
         }
         self._worker: subprocess.Popen[bytes] | None = None
@@ -73,7 +77,7 @@ class LocalMeasurer:
         while len(results) < len(candidates):
             answer = self._receive()
             results[answer["index"]] = answer
-        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = now_utc()
         return [
             TrialRecord(
                 kernel=candidate.kernel.key,

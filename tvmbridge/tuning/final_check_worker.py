@@ -1,0 +1,70 @@
+"""The process that runs the variants of a final check in turns, as the request file says that it is given.
+
+A variant that crashes takes this process with it and not the tuning run, which never runs a kernel itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tvmbridge.errors import TvmBridgeError
+from tvmbridge.runtime import Session, load
+from tvmbridge.verify.latency import time_in_turns
+
+_ROUNDS = 5
+
+
+def main(request_path: str) -> int:
+    """Time the kernels in every variant, then every variant as a whole; print the times as JSON, or what is wrong."""
+    request = json.loads(Path(request_path).read_text())
+    try:
+        with contextlib.ExitStack() as stack:
+            sessions = {
+                name: stack.enter_context(load(request["bundle"], variant=name, threads=request["threads"]))
+                for name in request["variants"]
+            }
+            feeds = _read_feeds(request["inputs"], next(iter(sessions.values())))
+            kernels_us = _time_kernels(sessions, feeds, request["seconds"] / 2)
+            calls = [lambda session=session: session.run(feeds) for session in sessions.values()]
+            blocks = time_in_turns(calls, seconds=request["seconds"] / 2, rounds=_ROUNDS)
+    except TvmBridgeError as exc:
+        print(exc.message)
+        return 1
+    network_us = {
+        name: statistics.median(statistics.median(block) for block in own) * 1e6
+        for name, own in zip(sessions, blocks, strict=True)
+    }
+    print(json.dumps({"kernels_us": kernels_us, "network_us": network_us}))
+    return 0
+
+
+def _time_kernels(
+    sessions: dict[str, Session], feeds: dict[str, np.ndarray], seconds: float
+) -> dict[str, dict[str, list[float]]]:
+    """By variant and kernel, one figure a round; at least a few rounds, in which all took their turn."""
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in sessions}
+    block_s = seconds / _ROUNDS / len(sessions)
+    until = time.monotonic() + seconds
+    rounds = 0
+    while rounds < _ROUNDS or time.monotonic() < until:
+        for name, session in sessions.items():
+            for kernel, time_us in session.time_kernels(feeds, seconds=block_s).items():
+                times[name].setdefault(kernel, []).append(time_us)
+        rounds += 1
+    return times
+
+
+def _read_feeds(path: str, session: Session) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        return {spec.name: arrays[f"i{index}"] for index, spec in enumerate(session.inputs)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

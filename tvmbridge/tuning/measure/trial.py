@@ -1,0 +1,144 @@
+"""One trial, in a process of its own: schedule, compile, wait for the turn, time, say what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from tvmbridge.errors import reason
+from tvmbridge.lowering import Kernel
+from tvmbridge.lowering.machine_code import machine_code
+from tvmbridge.lowering.tvm_target import tvm_target
+from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.targets import Target
+from tvmbridge.tuning.measure.operands import Operands, RandomData
+from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
+
+_REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
+
+
+class _TrialError(Exception):
+    """Why there is no time, in words for the record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What to measure."""
+
+    kernel: Kernel
+    target: Target
+    template: Template
+    config: Config
+
+    def run(self, data: RandomData, up: int, down: int) -> None:
+        """Write lines of JSON to `up`: {"built": true}; after a line {"best_us"} from `down`, the times; or why not.
+
+        Returns early where `down` ends: then nobody waits for a result.
+        """
+        try:
+            scheduled, library = self._compile()
+            _write(up, {"built": True})
+            line = _read_line(down)
+            if not line:
+                return
+            operands = Operands(scheduled.function, self.kernel.constants, data)
+            times_us = _time(library["main"], operands, json.loads(line)["best_us"])
+            _write(up, {"times_us": times_us, "error": None})
+        except _TrialError as exc:
+            _write(up, {"times_us": [], "error": str(exc)})
+        except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
+            _write(up, {"times_us": [], "error": _in_words("failed while running", exc)})
+
+    def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
+        try:
+            scheduled = self.template.schedule(self.kernel, self.target, self.config)
+        except BaseException as exc:
+            raise _TrialError(_in_words("cannot be scheduled", exc)) from exc
+        try:
+            module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
+            library = machine_code(module, tvm_target(self.target)).mod
+            library["main"]  # LLVM's second half, from its own code to the machine's, waits for this
+        except BaseException as exc:
+            raise _TrialError(_in_words("cannot be compiled", exc)) from exc
+        return scheduled, library
+
+
+def _in_words(what: str, exc: BaseException) -> str:
+    if isinstance(exc, MemoryError) or "bad_alloc" in str(exc):
+        return f"{what}: out of memory"
+    return f"{what}: {reason(exc)}"
+
+
+def _write(up: int, message: dict[str, Any]) -> None:
+    os.write(up, json.dumps(message).encode() + b"\n")
+
+
+def _read_line(down: int) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and (more := os.read(down, 4096)):
+        data += more
+    return data
+
+
+def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
+    """Microseconds per call, of each repeat."""
+    process_id = os.getpid()
+    _spread_threads()
+    started = time.perf_counter()
+    _repeat_us(function, operands, 1)  # touches its memory for the first time
+    if os.getpid() != process_id:
+        os._exit(1)
+    if _has_children():
+        raise _TrialError("started another process")
+    call_us = _repeat_us(function, operands, 1)
+    if is_hopeless(call_us, best_us):
+        return [call_us]
+    calls = max(1, math.ceil(_REPEAT_US / max(call_us, 0.1)))
+    times_us: list[float] = []
+    while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
+        times_us.append(_repeat_us(function, operands, calls))
+    return times_us
+
+
+def _repeat_us(function: tvm.runtime.PackedFunc, operands: Operands, calls: int) -> float:
+    taken = operands.take(calls)
+    start = time.perf_counter_ns()
+    for each in taken:
+        function(*each)
+    return (time.perf_counter_ns() - start) / calls / 1e3
+
+
+def _spread_threads() -> None:
+    """Put one of the threads of a kernel that uses all CPUs on each of them, and then let them go where they like.
+
+    A thread that has just started may share a CPU with the one that waits for it for a tenth of a second, as long as
+    most candidates live. Where there are fewer threads than CPUs, the system's choice is the better one.
+    """
+    before = _threads()
+    tvm.get_global_func("runtime.NumThreads")()  # makes the pool
+    threads = [os.getpid(), *sorted(_threads() - before)]
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(threads) == len(cpus) > 1:
+        for thread, cpu in zip(threads, cpus, strict=True):
+            os.sched_setaffinity(thread, [cpu])
+        for thread in threads:
+            os.sched_setaffinity(thread, cpus)
+
+
+def _threads() -> set[int]:
+    return {int(entry.name) for entry in Path("/proc/self/task").iterdir()}
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
