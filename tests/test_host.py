@@ -14,6 +14,7 @@ from tvmbridge.host import (
     detect_host,
     find_gpus,
     find_tools,
+    last_level_cache_bytes,
     parse_cpu_max,
     parse_cpuinfo,
     parse_gpus,
@@ -202,3 +203,12 @@ def test_a_command_that_is_missing_or_fails_says_nothing():
     assert run_command(["/nonexistent/program"]) is None
     assert run_command(["false"]) is None
     assert run_command(["echo", "1.2.3"]) == "1.2.3\n"
+
+
+def test_the_last_level_cache_is_the_largest_that_the_first_cpu_sees(tmp_path: Path):
+    for index, size in enumerate(("32K", "32K", "1024K", "32768K", "unknown")):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu0/cache/index{index}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{size}\n")
+    assert last_level_cache_bytes(tmp_path) == 32 << 20
+    assert last_level_cache_bytes(tmp_path / "nothing") == 0

@@ -1,11 +1,10 @@
-"""Tuning: what is searched, how a candidate that misbehaves costs itself only, and what an interruption leaves."""
+"""Tuning: what is searched, what a budget spends, and what an interruption leaves."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
-import os
 import random
 import signal
 import statistics
@@ -15,14 +14,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 import pytest
 import tvm
 from hypothesis import given
 from hypothesis import strategies as st
 from kernels import lower_expression, lower_function, random_array, run_lowered, runnable_targets, start_python
+from processes import processes_below, wait_until_gone
 from tvm import relax, te
-from tvm.script import tirx as T  # noqa: N812
 
 from tvmbridge.codegen.plan import plan_kernel
 from tvmbridge.errors import LogError, TuningError
@@ -34,7 +32,6 @@ from tvmbridge.tuning.cost_model import CostModel
 from tvmbridge.tuning.features import candidate_features
 from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
-from tvmbridge.tuning.measure import local
 from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.progress import TuneProgress
 from tvmbridge.tuning.record import TrialRecord
@@ -245,145 +242,6 @@ def test_a_kernel_with_unknown_extents_is_not_tuned() -> None:
     assert find_tasks(LoweredModel(tvm.IRModule(), (kernel,)), NATIVE, LogRecords()) == []
 
 
-# Kernels that misbehave. Each is one opaque block, which templates leave as it is.
-
-
-@T.prim_func(s_tir=True)
-def aborts(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("aborts"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "abort"))
-
-
-@T.prim_func(s_tir=True)
-def reads_wildly(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("reads_wildly"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        b[0] = a[T.int64(1) << T.int64(44)]
-
-
-@T.prim_func(s_tir=True)
-def hangs(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("hangs"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "pause"))
-
-
-@T.prim_func(s_tir=True)
-def calls_nothing(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("calls_nothing"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "there_is_no_such_function"))
-
-
-def eats_memory() -> tvm.tirx.PrimFunc:
-    a = te.placeholder((1 << 21, 1 << 20), F32, "a")  # 8 TiB
-    return te.create_prim_func([a, te.compute((1,), lambda i: a[i, i], "b")])
-
-
-def works() -> tvm.tirx.PrimFunc:
-    a = te.placeholder((64, 64), F32, "a")
-    return te.create_prim_func([a, te.compute((64, 64), lambda i, j: tvm.tirx.exp(a[i, j]), "b")])
-
-
-def untuned(kernel: Kernel, index: int = 0) -> Candidate:
-    template = fitting_templates(kernel, NATIVE)[-1]
-    return Candidate(kernel, template, template.configs(kernel, NATIVE)[index])
-
-
-def processes_below(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
-def wait_until_gone(processes: list[psutil.Process], timeout_s: float = 120.0) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    assert alive == []
-
-
-@pytest.mark.slow
-def test_a_candidate_that_misbehaves_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "RUN_TIMEOUT_S", 2.0)
-    functions = {
-        "works first": works(),
-        "aborts": aborts,
-        "reads wildly": reads_wildly,
-        "hangs": hangs,
-        "calls nothing": calls_nothing,
-        "eats memory": eats_memory(),
-        "works last": works(),
-    }
-    kernels = [lower_function(function, name) for name, function in functions.items()]
-    with LocalMeasurer(kernels, NATIVE, seed=5) as measurer:
-        batch = [(untuned(kernel), None) for kernel in kernels]
-        results = {r.kernel: r for _ in range(2) for r in measurer.measure(batch)}
-        workers = processes_below(os.getpid())
-    wait_until_gone(workers)
-    assert list(results) == list(functions)
-    for name, result in results.items():
-        assert (result.error is None) == name.startswith("works"), result
-        assert result.target == NATIVE.key and result.seed == 5
-    assert "SIGABRT" in str(results["aborts"].error)
-    assert "SIGSEGV" in str(results["reads wildly"].error)
-    assert results["hangs"].error == "running took over 2 s"
-    assert results["works first"].median_us is not None
-
-
-@pytest.mark.slow
-def test_a_candidate_that_compiles_too_long_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = network().kernels[0]
-    template = fitting_templates(kernel, NATIVE)[0]
-    candidate = Candidate(kernel, template, template.guess(kernel, NATIVE))
-    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
-        monkeypatch.setattr(local, "BUILD_TIMEOUT_S", 0.0)
-        (slow,) = measurer.measure([(candidate, None)])
-        monkeypatch.undo()
-        (fine,) = measurer.measure([(candidate, None)])
-    assert slow.error == "compiling took over 0 s"
-    assert fine.error is None
-
-
-@pytest.mark.slow
-def test_every_dtype_can_be_measured() -> None:
-    def doubled(dtype: str) -> Kernel:
-        a = te.placeholder((64,), dtype, "a")
-        return lower_function(te.create_prim_func([a, te.compute((64,), lambda i: a[i], "b")]), dtype)
-
-    kernels = [doubled(d) for d in ("float64", "float32", "float16", "bfloat16", "int8", "uint8", "int64", "bool")]
-    with LocalMeasurer(kernels, NATIVE, seed=0) as measurer:
-        results = measurer.measure([(untuned(kernel), None) for kernel in kernels])
-    assert {result.kernel: result.error for result in results} == {kernel.key: None for kernel in kernels}
-
-
-@pytest.mark.slow
-def test_a_hopeless_candidate_is_timed_once() -> None:
-    kernel = lower_function(works(), "works")
-    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
-        hopeless, hopeful = measurer.measure([(untuned(kernel), 1e-6), (untuned(kernel, 1), 1e9)])
-    assert len(hopeless.times_us) == 1
-    assert len(hopeful.times_us) > 1
-
-
-@pytest.mark.slow
-def test_a_measuring_process_that_is_killed_is_an_error_that_says_how_to_go_on() -> None:
-    kernel = lower_function(works(), "works")
-    with LocalMeasurer([kernel], NATIVE, seed=0) as measurer:
-        for process in processes_below(os.getpid()):
-            process.kill()
-        with pytest.raises(TuningError, match=r"ended with status -9(.|\n)*hint: run the same command again"):
-            measurer.measure([(untuned(kernel), None)])
-
-
-def test_a_measuring_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Path(tmp_path, "tvm.py").write_text("raise ImportError('libnothing.so is missing')")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with pytest.raises(TuningError, match=r"status 1: ImportError: libnothing\.so is missing"):
-        LocalMeasurer([lower_function(works())], NATIVE, seed=0).__enter__()
-
-
 @contextlib.contextmanager
 def no_measuring() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -464,7 +322,7 @@ def test_a_log_that_is_no_log_is_refused_before_anything_is_measured(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_a_log_to_resume_from(with_signal: signal.Signals, tmp_path: Path) -> None:
     log = tmp_path / "m.tune.jsonl"
     program = (

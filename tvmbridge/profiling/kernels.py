@@ -21,7 +21,7 @@ class KernelProfile:
     """One kernel of a network.
 
     call_us: of one call in the network, the mean of its calls there; microseconds. alone_us: of one call by itself,
-    over and over, with warm caches; None where it could not be timed so.
+    over and over, as the tuner measures it; None where it could not be timed so.
     flops: additions, multiplications, divisions and comparisons of one call, as the unscheduled function has them;
     functions such as exp count nothing; None where how often depends on the data.
     size_bytes: of what it reads of its inputs and of its outputs, each element once; None where an axis is unknown.

@@ -46,13 +46,18 @@ class Forked:
         """How long it has been at what it does."""
         return time.monotonic() - self._since
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is dead. A process that it has left behind can keep `up` open, which then does not tell."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def tell(self, message: dict[str, Any]) -> None:
         """Write it a line; where it has died meanwhile, what it says next is its end."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._down, json.dumps(message).encode() + b"\n")
 
     def hear(self) -> list[dict[str, Any]] | None:
-        """The whole lines that it has written since, once `up` is readable; None where it has ended."""
+        """The whole lines that it has written since, once `up` is readable; None where it has closed it."""
         more = os.read(self.up, 65536)
         *lines, self._heard = (self._heard + more).split(b"\n")
         return [json.loads(line) for line in lines] if more else None

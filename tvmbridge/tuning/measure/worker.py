@@ -32,6 +32,7 @@ from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.forked import Forked, adopt_orphans, end_orphans
 from tvmbridge.tuning.measure.operands import RandomData
 from tvmbridge.tuning.measure.trial import Trial
+from tvmbridge.tuning.measure.turns import Queue, Turns
 
 _TICK_MS = 50  # how late a timeout may be noticed
 
@@ -68,8 +69,7 @@ class _Worker:
             key: Kernel(name, tvm.ir.load_json(ir), key, frozenset(constants), 1)
             for key, (name, ir, constants) in opening["kernels"].items()
         }
-        self.cores = detect_host().cores
-        self.threads: int = opening["threads"]
+        self.turns = Turns(detect_host().cores, opening["threads"])
         self.data = RandomData(opening["rotated_bytes"])
         self.best_us: dict[str, float] = {}
         self._templates: dict[str, dict[str, Template]] = {}
@@ -85,11 +85,7 @@ class _Worker:
 
 
 class _Batch:
-    """Compiles and times a batch of candidates.
-
-    While a kernel is timed on t threads of a machine with c cores, at most c - t compilers run: none disturbs it. Where
-    that leaves none, all is compiled before the first is timed.
-    """
+    """Compiles and times the candidates of a batch."""
 
     def __init__(self, batch: dict[str, Any], worker: _Worker, answers: BinaryIO) -> None:
         self._worker, self._answers = worker, answers
@@ -107,10 +103,11 @@ class _Batch:
             self._start_compiling()
             self._listen()
 
+    def _queue(self) -> Queue:
+        return Queue(len(self._waiting), len(self._building), len(self._built), self._running is not None)
+
     def _start_timing(self) -> None:
-        spare = max(0, self._worker.cores - self._worker.threads)
-        everything_built = not self._waiting and not self._building
-        if self._running or not self._built or len(self._building) > spare or not (spare or everything_built):
+        if not self._worker.turns.may_time(self._queue()):
             return
         self._running = self._built.popleft()
         self._running.restart_clock()
@@ -120,13 +117,10 @@ class _Batch:
         self._running.tell({"best_us": best_us})
 
     def _start_compiling(self) -> None:
-        spare = max(0, self._worker.cores - self._worker.threads)
-        is_timing_next = self._running or (self._built and spare)
-        limit = spare if is_timing_next else self._worker.cores
-        while self._waiting and len(self._building) < limit:
+        worker = self._worker
+        while self._waiting and len(self._building) < worker.turns.compilers(self._queue()):
             index = self._waiting.popleft()
             key, name, config, _ = self._candidates[index]
-            worker = self._worker
             trial = Trial(worker.kernels[key], worker.target, worker.template(key, name), config)
             self._building.append(Forked(index, functools.partial(trial.run, worker.data)))
 
@@ -137,12 +131,15 @@ class _Batch:
         poller.register(0, 0)  # tells when standard input ends: who would read the answers has gone
         for descriptor in active:
             poller.register(descriptor, select.POLLIN)
+        ended = {descriptor for descriptor, child in active.items() if child.has_ended}  # before what it said is heard
         ready = {descriptor for descriptor, _ in poller.poll(_TICK_MS)}
         if 0 in ready:
             _end_all()
         for descriptor, child in active.items():
             if descriptor in ready:
                 self._hear(child)
+            elif descriptor in ended:
+                self._finish(child)
             elif child is self._running and child.elapsed_s > self._run_timeout_s:
                 self._finish(child, error=f"running took over {self._run_timeout_s:g} s")
             elif child is not self._running and child.elapsed_s > self._build_timeout_s:
