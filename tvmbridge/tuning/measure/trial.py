@@ -21,10 +21,10 @@ from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.operands import Operands, RandomData
 from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
 
-_REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
+REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
-class _TrialError(Exception):
+class TrialError(Exception):
     """Why there is no time, in words for the record."""
 
 
@@ -49,28 +49,29 @@ class Trial:
             if not line:
                 return
             operands = Operands(scheduled.function, self.kernel.constants, data)
-            times_us = _time(library["main"], operands, json.loads(line)["best_us"])
+            times_us = time_kernel(library["main"], operands, json.loads(line)["best_us"])
             _write(up, {"times_us": times_us, "error": None})
-        except _TrialError as exc:
+        except TrialError as exc:
             _write(up, {"times_us": [], "error": str(exc)})
         except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
-            _write(up, {"times_us": [], "error": _in_words("failed while running", exc)})
+            _write(up, {"times_us": [], "error": in_words("failed while running", exc)})
 
     def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
         try:
             scheduled = self.template.schedule(self.kernel, self.target, self.config)
         except BaseException as exc:
-            raise _TrialError(_in_words("cannot be scheduled", exc)) from exc
+            raise TrialError(in_words("cannot be scheduled", exc)) from exc
         try:
             module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
             library = machine_code(module, tvm_target(self.target)).mod
             library["main"]  # LLVM's second half, from its own code to the machine's, waits for this
         except BaseException as exc:
-            raise _TrialError(_in_words("cannot be compiled", exc)) from exc
+            raise TrialError(in_words("cannot be compiled", exc)) from exc
         return scheduled, library
 
 
-def _in_words(what: str, exc: BaseException) -> str:
+def in_words(what: str, exc: BaseException) -> str:
+    """An error for the record: memory that ran out is worth its own word."""
     if isinstance(exc, MemoryError) or "bad_alloc" in str(exc):
         return f"{what}: out of memory"
     return f"{what}: {reason(exc)}"
@@ -87,7 +88,7 @@ def _read_line(down: int) -> bytes:
     return data
 
 
-def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
+def time_kernel(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
     """Microseconds per call, of each repeat."""
     process_id = os.getpid()
     _spread_threads()
@@ -96,11 +97,11 @@ def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float |
     if os.getpid() != process_id:
         os._exit(1)
     if _has_children():
-        raise _TrialError("started another process")
+        raise TrialError("started another process")
     call_us = _repeat_us(function, operands, 1)
     if is_hopeless(call_us, best_us):
         return [call_us]
-    calls = max(1, math.ceil(_REPEAT_US / max(call_us, 0.1)))
+    calls = max(1, math.ceil(REPEAT_US / max(call_us, 0.1)))
     times_us: list[float] = []
     while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
         times_us.append(_repeat_us(function, operands, calls))
