@@ -106,7 +106,7 @@ def matmul_candidates(target: Target) -> list[Candidate]:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
         lowered = lower(import_onnx(path), target)
     (task,) = find_tasks(lowered, target, LogRecords())
-    return task.untried[:CANDIDATES]
+    return list(task.untried.values())[:CANDIDATES]
 
 
 def alternate(block: Callable[[int], object], rounds: int) -> dict[int, list[float]]:

@@ -86,7 +86,7 @@ def candidates(target: Target, count: int) -> list[Candidate]:
         lambda x: relax.op.matmul(x, relax.const(weights, "float32")), [((24, 64), "float32")], target
     )
     (task,) = find_tasks(lowered, target, LogRecords())
-    return task.untried[:count]
+    return list(task.untried.values())[:count]
 
 
 def measure(measurer: Measurer, batch: list[Candidate]) -> list[TrialRecord]:
@@ -237,7 +237,7 @@ def test_a_fork_server_that_has_nothing_to_do_ends_and_says_so_to_whom_comes_lat
     (worker,) = fork_servers()
     worker.wait(60)
     forks.submit("build", {}, {}, ends.put)
-    assert ends.get(timeout=60) == JobEnd(None, None, None)
+    assert ends.get(timeout=60) == JobEnd()
     forks.stop()
 
 

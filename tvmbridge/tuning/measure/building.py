@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tvmbridge.codegen.link import find_linker
 from tvmbridge.errors import TuningError
@@ -25,6 +25,7 @@ BUILD_TIMEOUT_S = 30.0
 class Built:
     """A candidate's library, and the shapes and dtypes of what it is called with; or why there is none."""
 
+    candidate: Candidate
     library: Path
     parameters: list[tuple[list[int], str]]
     error: str | None = None
@@ -75,7 +76,7 @@ class LocalBuilder:
         def finish(end: JobEnd) -> None:
             if end.ended is None and end.result is None:
                 raise self._forks.error()
-            on_built(read_build(end, library, "this machine"))
+            on_built(read_build(end, candidate, library, "this machine"))
 
         self._forks.submit(
             "build", build_arguments(candidate, library), build_limits(), lambda end: self._defer(lambda: finish(end))
@@ -85,14 +86,14 @@ class LocalBuilder:
         """Nothing to find out: a fork server that ends answers all that wait."""
 
 
-def build_arguments(candidate: Candidate, library: Path) -> dict:
+def build_arguments(candidate: Candidate, library: Path) -> dict[str, Any]:
     """What the job `build` is given."""
-    return {
-        "kernel": candidate.kernel.key,
-        "template": candidate.template.name,
-        "config": candidate.config,
-        "library": str(library),
-    }
+    return {**name_candidate(candidate), "library": str(library)}
+
+
+def name_candidate(candidate: Candidate) -> dict[str, Any]:
+    """What tells a fork server which one it is."""
+    return {"kernel": candidate.kernel.key, "template": candidate.template.name, "config": candidate.config}
 
 
 def build_limits() -> dict[str, float | None]:
@@ -100,11 +101,11 @@ def build_limits() -> dict[str, float | None]:
     return {"compiling": BUILD_TIMEOUT_S}
 
 
-def read_build(end: JobEnd, library: Path, where: str) -> Built:
+def read_build(end: JobEnd, candidate: Candidate, library: Path, where: str) -> Built:
     """What a `build` job came to. TuningError where nothing can be built there."""
     if end.result is None:
         late = f"compiling took over {BUILD_TIMEOUT_S:g} s"
-        return Built(library, [], late if end.ended == "time-out" else f"died while compiling: {end.ended}")
+        return Built(candidate, library, [], late if end.late else f"{end.ended} while compiling")
     if unable := end.result.get("unable"):
         raise TuningError(f"{where} cannot build candidates: {unable}")
-    return Built(library, end.result.get("parameters", []), end.result.get("error"))
+    return Built(candidate, library, end.result.get("parameters", []), end.result.get("error"))

@@ -97,7 +97,7 @@ class ClusterBuilder:
 
         def finish() -> None:
             del self._futures[number]
-            on_built(self._read(future, library))
+            on_built(self._read(future, candidate, library))
 
         future.add_done_callback(lambda _: self._defer(finish))
 
@@ -142,7 +142,7 @@ class ClusterBuilder:
         if threads:
             self._had_worker = time.monotonic()
 
-    def _read(self, future: Any, library: Path) -> Built:
+    def _read(self, future: Any, candidate: Candidate, library: Path) -> Built:
         if future.status == "cancelled":
             raise TuningError(
                 f"the dask scheduler at {self._scheduler} is gone", hint="run the same command again: it resumes"
@@ -150,11 +150,12 @@ class ClusterBuilder:
         if future.status == "error":
             exc = future.exception()
             if isinstance(exc, self._killed_worker):
-                return Built(library, [], "died while compiling: every worker that tried was lost")
+                return Built(candidate, library, [], "every dask worker that tried to compile it was lost")
             raise TuningError(f"a worker of the dask scheduler at {self._scheduler} failed: {reason(exc)}") from exc
         result = future.result()
         library.write_bytes(result["library"])
-        return read_build(msgspec.convert(result["end"], JobEnd), library, f"the dask worker {result['worker']}")
+        end = msgspec.convert(result["end"], JobEnd)
+        return read_build(end, candidate, library, f"the dask worker {result['worker']}")
 
 
 def _make_census() -> Callable[[], dict[str, str | None]]:

@@ -69,7 +69,7 @@ def build_on_worker(plugin_name: str, arguments: dict[str, Any], limits_s: dict[
     plugin = worker.plugins[plugin_name]
     assert isinstance(plugin, BuildPlugin)
     if plugin.version != __version__:
-        end = JobEnd({"unable": f"it has tvmbridge {__version__}, this machine has {plugin.version}"}, None, None)
+        end = JobEnd({"unable": f"it has tvmbridge {__version__}, this machine has {plugin.version}"})
         return {"worker": worker.address, "end": msgspec.to_builtins(end), "library": b""}
     with tempfile.TemporaryDirectory(prefix="tvmbridge-") as folder:
         library = Path(folder, "candidate.so")

@@ -17,21 +17,23 @@ import tvm
 
 from tvmbridge.child import child_command, child_environment
 from tvmbridge.errors import TuningError
+from tvmbridge.host import last_level_cache_bytes
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
+from tvmbridge.tuning.measure.operands import rotated_bytes
 
 
 class JobEnd(msgspec.Struct, frozen=True):
     """How a job ended.
 
-    result: what it returned; None where it did not come to that. ended: then, what ended its process: "SIGSEGV",
-    "exit 1", "time-out"; None where the fork server itself is gone. stage: what it was doing. device: where,
-    if it said.
+    result: what it returned; None where it did not come to that. ended: then, what ended its process, in words; None
+    where the fork server itself is gone. late: whether it took too long. stage: what it was doing. device: where.
     """
 
-    result: dict[str, Any] | None
-    ended: str | None
-    stage: str | None
+    result: dict[str, Any] | None = None
+    ended: str | None = None
+    late: bool = False
+    stage: str | None = None
     device: str | None = None
 
 
@@ -39,6 +41,7 @@ def describe(kernels: Sequence[Kernel], target: Target) -> dict[str, Any]:
     """What a fork server has to know, as plain values that can be sent anywhere."""
     return {
         "target": msgspec.to_builtins(target),
+        "rotated_bytes": rotated_bytes(kernels, last_level_cache_bytes()),
         "kernels": {k.key: [k.name, tvm.ir.save_json(k.function), sorted(k.constants)] for k in kernels},
     }
 
@@ -100,7 +103,7 @@ class ForkServer:
                     self._process.stdin.write(json.dumps(request).encode() + b"\n")
                     self._process.stdin.flush()
                 return
-        on_end(JobEnd(None, None, None))
+        on_end(JobEnd())
 
     def stop(self) -> None:
         """End the process and all its children."""
@@ -136,4 +139,4 @@ class ForkServer:
             self._gone = True
             left, self._waiting = list(self._waiting.values()), {}
         for on_end in left:
-            on_end(JobEnd(None, None, None))
+            on_end(JobEnd())

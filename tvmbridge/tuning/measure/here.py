@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 
-from tvmbridge.tuning.measure.building import Built
+from tvmbridge.tuning.measure.building import Built, name_candidate
 from tvmbridge.tuning.measure.forks import ForkServer, JobEnd
 from tvmbridge.tuning.measure.overlapped import Defer, Timed
 
@@ -37,7 +37,7 @@ class HereTimer:
             return
         built, best_us, on_timed = self._waiting.popleft()
         self._running = True
-        arguments = {"library": str(built.library), "parameters": built.parameters, "best_us": best_us}
+        arguments = {**name_candidate(built.candidate), "library": str(built.library), "best_us": best_us}
 
         def finish(end: JobEnd) -> None:
             if end.ended is None and end.result is None:
@@ -45,10 +45,10 @@ class HereTimer:
             self._running = False
             if end.result is not None:
                 on_timed(Timed(tuple(end.result.get("times_us", ())), end.result.get("error")))
-            elif end.ended == "time-out":
+            elif end.late:
                 on_timed(Timed((), f"running took over {RUN_TIMEOUT_S:g} s"))
             else:
-                on_timed(Timed((), f"died while running: {end.ended}"))
+                on_timed(Timed((), f"{end.ended} while running"))
             self._next()
 
         limits_s: dict[str, float | None] = {"running": RUN_TIMEOUT_S}

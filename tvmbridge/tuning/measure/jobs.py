@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,57 +17,77 @@ import tvm
 from tvm import rpc
 
 from tvmbridge.codegen.compile import compile_library
-from tvmbridge.errors import CompileError, ToolchainError, reason
+from tvmbridge.errors import ToolchainError, reason
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import recorded_templates
+from tvmbridge.schedules import Scheduled, recorded_templates
 from tvmbridge.targets import RpcMeasure, Target
+from tvmbridge.tuning.measure.operands import Operands, RandomData
+from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
 from tvmbridge.tuning.measure.tracker import borrow_device
+from tvmbridge.tuning.measure.trial import REPEAT_US, TrialError, in_words, time_kernel
 
-_REPEATS = 5
-_REPEAT_MS = 10
-_HOPELESS = 3.0  # a first run this many times slower than the best known ends the trial: it cannot win
+_REPEATS_AT_ONCE = 5  # fewer decide nothing
 
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all jobs of a fork server share."""
+
+    kernels: dict[str, Kernel]
+    target: Target
+    data: RandomData
+
+
+Arguments = dict[str, Any]
 Say = Callable[..., None]
-Job = Callable[[dict[str, Any], dict[str, Kernel], Target, Say], dict[str, Any]]
 
 
-def build(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Target, say: Say) -> dict[str, Any]:
+def build(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
     """Compile one candidate into the shared library `library`.
 
     Returns {"parameters": [[shape, dtype], …]}; or {"error"} where the candidate cannot be compiled; or {"unable"}
     where nothing can be compiled on this machine.
     """
     say("compiling")
-    kernel = kernels[arguments["kernel"]]
     try:
-        template = next(t for t in recorded_templates(kernel, target) if t.name == arguments["template"])
-        function = template.schedule(kernel, target, arguments["config"]).function
+        function = _schedule(arguments, setting).function
+    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
+        return {"error": in_words("cannot be scheduled", exc)}
+    try:
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        compile_library(module, target, Path(arguments["library"]))
+        compile_library(module, setting.target, Path(arguments["library"]))
     except (ToolchainError, OSError) as exc:
         return {"unable": str(exc)}
-    except CompileError as exc:
-        return {"error": exc.message}
-    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
-        return {"error": reason(exc)}
+    except Exception as exc:  # as above
+        return {"error": in_words("cannot be compiled", exc)}
     return {"parameters": [[[int(axis) for axis in p.shape], str(p.dtype)] for p in function.params]}
 
 
-def time_here(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Target, say: Say) -> dict[str, Any]:
-    """Time a library on this machine: {"times_us"} or {"error"}."""
+def time_here(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
+    """Time a candidate's library on this machine, as `worker` does: {"times_us"} or {"error"}."""
     say("running")
     try:
-        library = tvm.runtime.load_module(arguments["library"])
-        tensors = [tvm.runtime.tensor(array) for array in _data(arguments["parameters"])]
-        return {"times_us": _times_us(library, tvm.cpu(), tensors, arguments["best_us"])}
+        function = tvm.runtime.load_module(arguments["library"])["main"]
+        kernel = setting.kernels[arguments["kernel"]]
+        operands = Operands(_schedule(arguments, setting).function, kernel.constants, setting.data)
+        return {"times_us": time_kernel(function, operands, arguments["best_us"])}
+    except TrialError as exc:
+        return {"error": str(exc)}
     except Exception as exc:  # as above
-        return {"error": reason(exc)}
+        return {"error": in_words("failed while running", exc)}
 
 
-def time_there(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Target, say: Say) -> dict[str, Any]:
+def make_data(arguments: Arguments, setting: Setting) -> None:
+    """Before the fork for `time_here`: what all children read is made once."""
+    for parameter in setting.kernels[arguments["kernel"]].function.params:
+        setting.data.of(str(parameter.dtype))
+
+
+def time_there(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
     """Time a library on a device of the tracker: {"times_us"} or {"error"}.
 
-    {"no_device"} where none could be had, {"lost"} where the session broke, {"unable"} where the device is not fit.
+    {"no_device"} where none could be had, {"lost"} where the session broke, {"late"} where the device has ended it for
+    its length, {"unable"} where the device is not fit.
     """
     say("asking")
     try:
@@ -77,37 +100,58 @@ def time_there(arguments: dict[str, Any], kernels: dict[str, Kernel], target: Ta
     say("uploading", device=device)
     try:
         session.upload(arguments["library"])
-        if unfit := _why_not_fit(session, target):
+        if unfit := _why_not_fit(session, setting.target):
             return {"unable": f"the device {device} {unfit}"}
         library = session.load_module(Path(arguments["library"]).name)
-        tensors = [tvm.runtime.tensor(array, session.cpu()) for array in _data(arguments["parameters"])]
+        tensors = [tvm.runtime.tensor(array, session.cpu()) for array in _random_arrays(arguments["parameters"])]
         say("running", device=device)
-        return {"times_us": _times_us(library, session.cpu(), tensors, arguments["best_us"])}
+        return {"times_us": _time_there(library, session.cpu(), tensors, arguments["best_us"])}
     except Exception as exc:  # the candidate's fault where the session still answers, the device's where it does not
-        if type(exc).__name__ == "RPCSessionTimeoutError":  # the device itself has ended the session
+        if type(exc).__name__ == "RPCSessionTimeoutError":
             return {"late": True}
-        return {"error": _last_line(exc)} if _answers(session) else {"lost": _last_line(exc)}
+        return {"error": f"failed while running: {_last_line(exc)}"} if _answers(session) else {"lost": _last_line(exc)}
 
 
-JOBS: dict[str, Job] = {"build": build, "time_here": time_here, "time_there": time_there}
+def _no_preparation(_arguments: Arguments, _setting: Setting) -> None:
+    pass
 
 
-def _times_us(
+# What a child does, and what is done before it is forked.
+JOBS = {
+    "build": (build, _no_preparation),
+    "time_here": (time_here, make_data),
+    "time_there": (time_there, _no_preparation),
+}
+
+
+def _schedule(arguments: Arguments, setting: Setting) -> Scheduled:
+    kernel = setting.kernels[arguments["kernel"]]
+    template = next(t for t in recorded_templates(kernel, setting.target) if t.name == arguments["template"])
+    return template.schedule(kernel, setting.target, arguments["config"])
+
+
+def _time_there(
     library: tvm.runtime.Module, device: tvm.runtime.Device, tensors: list[tvm.runtime.Tensor], best_us: float | None
 ) -> list[float]:
-    """Microseconds per call, one figure a repeat, caches warm."""
-    timer = functools.partial(library.time_evaluator, "main", device, number=1)
-    once_us = timer(repeat=2)(*tensors).results[-1] * 1e6
-    if best_us is not None and once_us > _HOPELESS * best_us:
-        return [once_us]
-    return [seconds * 1e6 for seconds in timer(repeat=_REPEATS, min_repeat_ms=_REPEAT_MS)(*tensors).results]
+    """Microseconds per call, of each repeat, with warm caches; a device's own clock counts."""
+    started = time.perf_counter()
+    timer = functools.partial(library.time_evaluator, "main", device)
+    call_us = timer(number=1, repeat=1)(*tensors).results[0] * 1e6
+    if is_hopeless(call_us, best_us):
+        return [call_us]
+    repeats = timer(number=max(1, math.ceil(REPEAT_US / max(call_us, 0.1))), repeat=_REPEATS_AT_ONCE)
+    times_us: list[float] = []
+    while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
+        times_us += [seconds * 1e6 for seconds in repeats(*tensors).results]
+    return times_us
 
 
-def _data(parameters: list[tuple[list[int], str]]) -> list[np.ndarray]:
+def _random_arrays(parameters: list[tuple[list[int], str]]) -> list[np.ndarray]:
+    """Zeros for integers: an index of zero is always in range."""
     generator = np.random.default_rng(0)
     return [
         generator.normal(size=shape).astype(dtype) if "float" in dtype else np.zeros(shape, dtype)
-        for shape, dtype in parameters  # indices: zero is always in range
+        for shape, dtype in parameters
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import datetime
 import functools
 import queue
 import tempfile
@@ -20,7 +19,7 @@ import tvm
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.building import Builder, Built
 from tvmbridge.tuning.measure.forks import ForkServer
-from tvmbridge.tuning.record import TrialRecord
+from tvmbridge.tuning.record import TrialRecord, now_utc
 from tvmbridge.tuning.tasks import Candidate
 
 _CHECK_EVERY_S = 1.0
@@ -128,7 +127,7 @@ class OverlappedMeasurer:
                 self._builder.check()
                 self._timer.check()
                 self.devices = self._timer.devices
-        when = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = now_utc()
         return [
             TrialRecord(
                 kernel=candidate.kernel.key,

@@ -108,7 +108,7 @@ class RpcTimer:
         if end.ended is None and end.result is None:
             raise self._forks.error()
         self._sessions -= 1
-        result: dict[str, Any] = {"lost": f"no answer ({end.ended})"} if end.result is None else end.result
+        result: dict[str, Any] = {"lost": "no answer"} if end.result is None else end.result
         if end.stage in ("uploading", "running"):
             self._had_device = time.monotonic()
         if "no_device" in result or end.stage not in ("uploading", "running"):

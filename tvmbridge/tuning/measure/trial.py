@@ -25,10 +25,10 @@ from tvmbridge.tuning.measure.stopping import MOST_S, is_enough, is_hopeless
 
 _CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
 _MORE_LOOKS = 2  # at what seems hopeless: one call may have been interrupted
-_REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
+REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
-class _TrialError(Exception):
+class TrialError(Exception):
     """Why there is no time, in words for the record."""
 
 
@@ -54,14 +54,14 @@ class Trial:
                 return
             operands = Operands(scheduled.function, self.kernel.constants, data)
             best_us = json.loads(line)["best_us"]
-            times_us = _time(library["main"], operands, best_us)
+            times_us = time_kernel(library["main"], operands, best_us)
             if best_us is None or median(times_us) < _CLOSE * best_us:
                 self._check(scheduled, library, data, references)
             _write(up, {"times_us": times_us, "error": None})
-        except _TrialError as exc:
+        except TrialError as exc:
             _write(up, {"times_us": [], "error": str(exc)})
         except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
-            _write(up, {"times_us": [], "error": _in_words("failed while running", exc)})
+            _write(up, {"times_us": [], "error": in_words("failed while running", exc)})
 
     def _check(
         self, scheduled: Scheduled, library: tvm.runtime.Module, data: RandomData, references: References
@@ -74,23 +74,24 @@ class Trial:
             return own, compiled["main"]
 
         if problem := references.why_wrong(self.kernel, scheduled, library["main"], data, untuned):
-            raise _TrialError(problem)
+            raise TrialError(problem)
 
     def _compile(self, template: Template, config: Config) -> tuple[Scheduled, tvm.runtime.Module]:
         try:
             scheduled = template.schedule(self.kernel, self.target, config)
         except BaseException as exc:
-            raise _TrialError(_in_words("cannot be scheduled", exc)) from exc
+            raise TrialError(in_words("cannot be scheduled", exc)) from exc
         try:
             module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
             library = machine_code(module, tvm_target(self.target)).mod
             library["main"]  # LLVM's second half, from its own code to the machine's, waits for this
         except BaseException as exc:
-            raise _TrialError(_in_words("cannot be compiled", exc)) from exc
+            raise TrialError(in_words("cannot be compiled", exc)) from exc
         return scheduled, library
 
 
-def _in_words(what: str, exc: BaseException) -> str:
+def in_words(what: str, exc: BaseException) -> str:
+    """An error for the record: memory that ran out is worth its own word."""
     if isinstance(exc, MemoryError) or "bad_alloc" in str(exc):
         return f"{what}: out of memory"
     return f"{what}: {reason(exc)}"
@@ -107,7 +108,7 @@ def _read_line(down: int) -> bytes:
     return data
 
 
-def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
+def time_kernel(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
     """Microseconds per call, of each repeat."""
     process_id = os.getpid()
     _spread_threads()
@@ -116,14 +117,14 @@ def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float |
     if os.getpid() != process_id:
         os._exit(1)
     if _has_children():
-        raise _TrialError("started another process")
+        raise TrialError("started another process")
     call_us = _repeat_us(function, operands, 1)
     for _ in range(_MORE_LOOKS):
         if is_hopeless(call_us, best_us) and time.perf_counter() - started < MOST_S:
             call_us = min(call_us, _repeat_us(function, operands, 1))
     if is_hopeless(call_us, best_us):
         return [call_us]
-    calls = max(1, math.ceil(_REPEAT_US / max(call_us, 0.1)))
+    calls = max(1, math.ceil(REPEAT_US / max(call_us, 0.1)))
     times_us: list[float] = []
     while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
         times_us.append(_repeat_us(function, operands, calls))
