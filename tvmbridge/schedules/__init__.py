@@ -35,8 +35,6 @@ class WeightTransform(Protocol):
     def apply(self, weight: np.ndarray) -> np.ndarray:
         """Transform one weight."""
 
-    def __hash__(self) -> int: ...
-
 
 @dataclasses.dataclass(frozen=True)
 class Packing:

@@ -30,10 +30,11 @@ from tvmbridge.targets import Target
 
 _FEWEST_CHANNELS = 16  # below so many the transforms cost more than the multiplications that they save
 _REGISTER_TILES = 5
-_WHOLE = 1 << 62  # bytes of scratch: as many as it takes
 _CACHE_BYTES = 1 << 20  # a typical second-level cache
 _BESIDE_WEIGHTS = 1 << 17  # bytes of scratch that leave most of it to the weights
-_OWN_BYTES, _SHARED_BYTES = (1, _BESIDE_WEIGHTS, 1 << 19, _CACHE_BYTES, _WHOLE), (1 << 19, _CACHE_BYTES, _WHOLE)
+_MOST_BYTES = 1 << 26  # of scratch; less is all of most networks' layers
+_OWN_BYTES = (1, _BESIDE_WEIGHTS, 1 << 19, _CACHE_BYTES, _MOST_BYTES)
+_SHARED_BYTES = (1 << 19, _CACHE_BYTES, _MOST_BYTES)
 _CLEARLY = 1.15
 
 _Phase = Callable[[Share | None], tirx.Stmt]

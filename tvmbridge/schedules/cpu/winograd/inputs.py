@@ -22,44 +22,47 @@ def transform_inputs(plan: Plan, memory: Scratch, block: tvm.ir.Expr, share: Sha
 
 
 def _tile(plan: Plan, memory: Scratch, spot: Spot) -> tirx.Stmt:
-    size, lanes, convolution = plan.transform.size, plan.lanes, plan.convolution
+    size, convolution = plan.transform.size, plan.convolution
     channel = plan.depth.start(spot.vector)
-    # A buffer a row: TVM keeps small ones on the stack. Elsewhere they were an eighth slower for the whole kernel.
-    half, made = zip(*(scratch([size, lanes], "float32", "half") for _ in range(size)), strict=True)
-    steps, whole = [], []
-    for first, inside, tiles in zip(
-        (spot.top, spot.left), convolution.inside, convolution.grid(plan.transform.tile), strict=True
-    ):
-        if inside.start > 0:
-            whole.append(first >= number(inside.start))
-        if inside.stop < (tiles - 1) * plan.transform.tile + size:
-            whole.append(first + number(size) <= number(inside.stop))
+    # A buffer a row: TVM keeps small ones on the stack. In one large one they made the whole kernel a tenth slower.
+    half, made = zip(*(scratch([size, plan.lanes], "float32", "half") for _ in range(size)), strict=True)
 
     def inner(i: tvm.ir.Expr, j: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
         return convolution.pixel(spot.image, spot.top + i, spot.left + j, channel + lane)
 
     def at_border(i: tvm.ir.Expr, j: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
-        bounds = []
-        for place, inside in zip((spot.top + i, spot.left + j), convolution.inside, strict=True):
-            bounds += [place >= number(inside.start), place < number(inside.stop)]
-        return tirx.if_then_else(tirx.all(*bounds), inner(i, j, lane), tirx.const(0.0, "float32"))
+        places = zip((spot.top + i, spot.left + j), convolution.inside, strict=True)
+        bounds = [(place >= number(inside.start), place < number(inside.stop)) for place, inside in places]
+        return tirx.if_then_else(tirx.all(*sum(bounds, ())), inner(i, j, lane), tirx.const(0.0, "float32"))
 
-    steps.append(_columns(plan, half, inner))
-    if whole:
-        steps = [tirx.IfThenElse(tirx.all(*whole), steps[0], _columns(plan, half, at_border))]
-    for i in range(size):
+    columns, inside = _columns(plan, half, inner), _inside(plan, spot)
+    if inside is not None:
+        columns = tirx.IfThenElse(inside, columns, _columns(plan, half, at_border))
+    return sequence(*made, columns, *(_row(plan, memory, spot, i, half[i]) for i in range(size)))
 
-        def along_row(lane: tvm.ir.Expr, i: int = i) -> tirx.Stmt:
-            values = plan.transform.input([tirx.BufferLoad(half[i], [number(j), lane]) for j in range(size)])
-            return sequence(
-                *(
-                    store(memory.inputs, [number(i * size + j), spot.strip, spot.vector, spot.tile, lane], value)
-                    for j, value in enumerate(values)
-                )
-            )
 
-        steps.append(vectorized(lanes, along_row))
-    return sequence(*made, *steps)
+def _inside(plan: Plan, spot: Spot) -> tvm.ir.Expr | None:
+    """Whether none of a tile's inputs is padding; None where that holds for all tiles."""
+    tile, size, found = plan.transform.tile, plan.transform.size, []
+    grid = plan.convolution.grid(tile)
+    for first, inside, tiles in zip((spot.top, spot.left), plan.convolution.inside, grid, strict=True):
+        if inside.start > 0:
+            found.append(first >= number(inside.start))
+        if inside.stop < (tiles - 1) * tile + size:
+            found.append(first + number(size) <= number(inside.stop))
+    return tirx.all(*found) if found else None
+
+
+def _row(plan: Plan, memory: Scratch, spot: Spot, i: int, half: tvm.ir.Var) -> tirx.Stmt:
+    """Transform one row of a tile whose columns are."""
+    size = plan.transform.size
+
+    def along(lane: tvm.ir.Expr) -> tirx.Stmt:
+        values = plan.transform.input([tirx.BufferLoad(half, [number(j), lane]) for j in range(size)])
+        places = [[number(i * size + j), spot.strip, spot.vector, spot.tile, lane] for j in range(size)]
+        return sequence(*(store(memory.inputs, *pair) for pair in zip(places, values, strict=True)))
+
+    return vectorized(plan.lanes, along)
 
 
 def _columns(plan: Plan, half: tuple[tvm.ir.Var, ...], pixel: _Pixel) -> tirx.Stmt:
