@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow check bench clean
+.PHONY: demo test test-quick test-compiler test-slow check bench bench-tune clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -27,6 +27,9 @@ check: $(READY)         ## style and types
 
 bench: $(BENCH_READY)   ## untuned builds beside ONNX Runtime and OpenVINO, all networks; table, JSON and chart
 	$(BIN)/python benchmarks/peers.py --json build/bench/peers.json --chart build/bench/peers.png
+
+bench-tune: $(BENCH_READY) ## ten minutes of tuning for each network: untuned, express and tuned beside the peers; table, JSON
+	$(BIN)/python benchmarks/tuned.py --json build/bench/tuned.json
 
 $(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh
 	$(PYTHON) -m venv .venv

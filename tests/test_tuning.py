@@ -29,13 +29,13 @@ from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
+from tvmbridge.tuning.engines.templates import TemplateEngine
 from tvmbridge.tuning.features import candidate_features
 from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.progress import TuneProgress
 from tvmbridge.tuning.record import TrialRecord
-from tvmbridge.tuning.search import TemplateSearch
 from tvmbridge.tuning.tasks import Candidate, Task, find_tasks
 from tvmbridge.tuning.tune import search_kernels
 
@@ -79,12 +79,8 @@ def made_up_task(name: str, calls: int = 1, configs: int = 64) -> Task:
     return Task(kernel, candidates[configs // 2], candidates)
 
 
-def play(search: TemplateSearch, tasks: list[Task], batch: list[Candidate], time_us: Callable[[Config], float]) -> None:
-    by_kernel = {task.kernel.key: task for task in tasks}
-    records = [record(candidate, time_us(candidate.config)) for candidate in batch]
-    for candidate, measured in zip(batch, records, strict=True):
-        by_kernel[candidate.kernel.key].add(candidate, measured)
-    search.learn(records)
+def play(search: TemplateEngine, batch: list[Candidate], time_us: Callable[[Config], float]) -> None:
+    search.learn(batch, [record(candidate, time_us(candidate.config)) for candidate in batch])
 
 
 def tile(candidate: Candidate) -> int:
@@ -93,7 +89,7 @@ def tile(candidate: Candidate) -> int:
 
 def test_the_untuned_choices_are_measured_first() -> None:
     tasks = [made_up_task(name) for name in "abc"]
-    search = TemplateSearch(tasks, seed=0)
+    search = TemplateEngine(tasks, seed=0)
     assert [candidate.key for candidate in search.next_batch(100)] == [task.untuned.key for task in tasks]
     assert len(search.next_batch(2)) == 2
 
@@ -102,7 +98,7 @@ def test_the_kernel_with_the_most_time_to_win_comes_first() -> None:
     tasks = [made_up_task("quick", calls=1), made_up_task("slow but rare", calls=1), made_up_task("frequent", calls=50)]
     for task, time_us in zip(tasks, (1.0, 100.0, 10.0), strict=True):
         task.add(task.untuned, record(task.untuned, time_us))
-    batch = TemplateSearch(tasks, seed=0).next_batch(16)
+    batch = TemplateEngine(tasks, seed=0).next_batch(16)
     kernels = [candidate.kernel.key for candidate in batch]
     assert kernels[0] == "frequent" and kernels.count("frequent") > kernels.count("slow but rare")
     assert "quick" not in kernels
@@ -114,15 +110,15 @@ def test_a_kernel_at_the_roofline_waits_for_one_that_is_not() -> None:
     near.add(near.untuned, record(near.untuned, 1.0))
     far.add(far.untuned, record(far.untuned, 8.0))  # the same work takes it eight times as long
     assert near.flops == far.flops and near.size_bytes == far.size_bytes
-    batch = TemplateSearch([near, far], seed=0).next_batch(8)
+    batch = TemplateEngine([near, far], seed=0).next_batch(8)
     assert {candidate.kernel.key for candidate in batch} == {"far"}
 
 
 def test_a_kernel_without_gains_converges_later_the_more_of_the_time_it_takes() -> None:
     large, small = made_up_task("large", calls=90, configs=500), made_up_task("small", calls=1, configs=500)
-    search = TemplateSearch([large, small], seed=0)
+    search = TemplateEngine([large, small], seed=0)
     while batch := search.next_batch(16):
-        play(search, [large, small], batch, lambda _: 5.0)
+        play(search, batch, lambda _: 5.0)
     assert large.untried and small.untried
     assert len(large.trials) > 2 * len(small.trials) > 2
 
@@ -130,30 +126,28 @@ def test_a_kernel_without_gains_converges_later_the_more_of_the_time_it_takes() 
 def test_a_gain_keeps_the_search_going() -> None:
     task, stuck = made_up_task("gaining", configs=400), made_up_task("stuck", configs=400)
     for each, time_us in ((task, lambda config: 1000.0 / (1 + int(config["tile"]))), (stuck, lambda _: 5.0)):
-        search = TemplateSearch([each], seed=0)
+        search = TemplateEngine([each], seed=0)
         while batch := search.next_batch(16):
-            play(search, [each], batch, time_us)
+            play(search, batch, time_us)
     assert len(task.trials) > len(stuck.trials)
     assert min(tile(candidate) for candidate in task.ranking()[:1]) == 399
 
 
 def test_a_search_ends_when_every_config_is_measured() -> None:
     task = made_up_task("small", configs=20)
-    search, times_us = TemplateSearch([task], seed=0), itertools.count(1000, -1)
+    search, times_us = TemplateEngine([task], seed=0), itertools.count(1000, -1)
     while batch := search.next_batch(7):
         assert len(batch) <= 7
-        play(search, [task], batch, lambda _: 1.02 ** next(times_us))
+        play(search, batch, lambda _: 1.02 ** next(times_us))
     assert len(task.trials) == 20
     assert len({candidate.key for candidate, _ in task.trials}) == 20
 
 
 def test_a_kernel_of_which_nothing_works_is_given_up() -> None:
     broken, works = made_up_task("broken", configs=300), made_up_task("works", configs=300)
-    search = TemplateSearch([broken, works], seed=0)
+    search = TemplateEngine([broken, works], seed=0)
     while batch := search.next_batch(16):
-        for candidate in batch:
-            failed = candidate.kernel.key == "broken"
-            (broken if failed else works).add(candidate, record(candidate) if failed else record(candidate, 3.0))
+        search.learn(batch, [record(c) if c.kernel is broken.kernel else record(c, 3.0) for c in batch])
     assert broken.best_us is None and 1 < len(broken.trials) < 40
     assert works.trials and works.untried
 
@@ -183,20 +177,20 @@ def test_what_other_kernels_taught_makes_the_first_batch_good() -> None:
     task = made_up_task("fused_add(float32[8,8] float32[8,8])#2", configs=64)
     task.add(task.untuned, record(task.untuned, 22.0))
 
-    def distance(search: TemplateSearch) -> float:
+    def distance(search: TemplateEngine) -> float:
         return statistics.mean(abs(tile(candidate) - 20) for candidate in search.next_batch(12))
 
-    assert distance(TemplateSearch([task], seed=0, earlier=earlier)) < 8 < distance(TemplateSearch([task], seed=0))
+    assert distance(TemplateEngine([task], seed=0, earlier=earlier)) < 8 < distance(TemplateEngine([task], seed=0))
 
 
 @pytest.mark.parametrize("seed", [0, 11])
 def test_the_same_seed_searches_the_same_way(seed: int) -> None:
     def trace() -> list:
         task = made_up_task("traced")
-        search, keys = TemplateSearch([task], seed), []
+        search, keys = TemplateEngine([task], seed), []
         for _ in range(3):
             batch = search.next_batch(16)
-            play(search, [task], batch, lambda config: 10.0 + int(config["tile"]) % 7)
+            play(search, batch, lambda config: 10.0 + int(config["tile"]) % 7)
             keys += [candidate.key for candidate in batch]
         return keys
 

@@ -15,6 +15,7 @@ import click
 
 from tvmbridge.cli.bench import bench_command
 from tvmbridge.cli.build import build_command
+from tvmbridge.cli.exchange import export_command, import_command
 from tvmbridge.cli.inspect import check_command, doctor_command, inspect_command, targets_command
 from tvmbridge.cli.log import log_group
 from tvmbridge.cli.output import print_error, print_json
@@ -58,6 +59,8 @@ for command in (
     report_command,
 ):
     tvmbridge.add_command(command)
+for command in (export_command, import_command):
+    log_group.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

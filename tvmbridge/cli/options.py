@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 TARGETS_FILE = "targets.yaml"
+ENGINES = ("templates", "metaschedule")  # as in tuning.tune, which takes seconds to import
 
 
 def json_option(command: Command) -> Command:
@@ -30,13 +31,17 @@ def json_option(command: Command) -> Command:
 
 def model_options(command: Command) -> Command:
     """The ONNX model and the binding of its free dimensions."""
+    return click.argument("model", type=click.Path())(binding_options(command))
+
+
+def binding_options(command: Command) -> Command:
+    """--shape and --dim."""
     command = click.option(
         "--dim", "dims", multiple=True, metavar="NAME=N", help="Bind a named dimension: --dim batch=1."
     )(command)
-    command = click.option(
+    return click.option(
         "--shape", "shapes", multiple=True, metavar="INPUT=SHAPE", help="Bind an input's shape: --shape x=1x3x224x224."
     )(command)
-    return click.argument("model", type=click.Path())(command)
 
 
 def target_options(command: Command) -> Command:
@@ -80,6 +85,13 @@ def tuning_options(command: Command) -> Command:
             "Repeatable: further logs, or folders of logs, are read only.",
         ),
         click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default=ENGINES[0],
+            show_default=True,
+            help="What searches: the configs of tvmbridge's templates, or the spaces of TVM's MetaSchedule.",
+        ),
+        click.option(
             "--cluster", metavar="ADDRESS", help="Compile on the workers of this dask scheduler, tcp://host:8786."
         ),
     )
@@ -95,6 +107,7 @@ class Tuning:
     budget: Budget | None
     log: Path
     also: tuple[str, ...]
+    engine: str
     cluster: str | None
 
     @classmethod
@@ -113,7 +126,7 @@ class Tuning:
         if os.path.isdir(first):
             raise click.UsageError(f"--log {first}: the first log is appended to, and so is a file, not a folder")
         budget = next(iter(given.values()), None)
-        return cls(budget, Path(first), tuple(others), texts["cluster"])
+        return cls(budget, Path(first), tuple(others), texts["engine"], texts["cluster"])
 
     @property
     def resume(self) -> str:
@@ -124,7 +137,7 @@ class Tuning:
         """For `tune` and `build`."""
         from tvmbridge.tuning.tune import TuneOptions
 
-        return TuneOptions(also=self.also, cluster=self.cluster)
+        return TuneOptions(also=self.also, engine=self.engine, cluster=self.cluster)
 
 
 def _limits(trials: int | None, minutes: float | None) -> Budget | None:

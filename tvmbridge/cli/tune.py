@@ -107,7 +107,7 @@ def print_tuning(result: TuneProgress) -> None:
     rows = []
     for gain in sorted(result.kernels, key=lambda gain: -(gain.untuned_us or 0.0) * gain.calls):
         ratio = f"{gain.untuned_us / gain.best_us:.2f}x" if gain.untuned_us and gain.best_us else "–"
-        trials = f"{gain.trials} of {gain.configs}"
+        trials = f"{gain.trials} of {_count(gain.configs)}"
         rows.append([gain.name, str(gain.calls), trials, show_us(gain.untuned_us), show_us(gain.best_us), ratio])
     if rows:
         print_table(["kernel", "calls", "trials", "untuned", "best alone", "gain"], rows)
@@ -146,12 +146,16 @@ def describe_tuning(progress: TuneProgress) -> dict[str, Any]:
     return described
 
 
+def _count(configs: int | None) -> str:
+    return "–" if configs is None else str(configs)
+
+
 def _dry_run(model: ImportedModel, targets: tuple[Target, ...], tuning: Tuning, as_json: bool) -> int:
     from tvmbridge.tuning.log import read_logs
     from tvmbridge.tuning.outlook import foresee
 
     records = read_logs([tuning.log, *tuning.also])
-    outlooks = [foresee(model, each, records, tuning.budget or each.budget) for each in targets]
+    outlooks = [foresee(model, each, records, tuning.budget or each.budget, tuning.engine) for each in targets]
     if as_json:
         described = []
         for each in outlooks:
@@ -165,7 +169,14 @@ def _dry_run(model: ImportedModel, targets: tuple[Target, ...], tuning: Tuning, 
 
 def _print_outlook(outlook: TuningOutlook) -> None:
     rows = [
-        [task.name, str(task.calls), f"{task.share:.1%}", str(task.configs), str(task.known), ", ".join(task.templates)]
+        [
+            task.name,
+            str(task.calls),
+            f"{task.share:.1%}",
+            _count(task.configs),
+            str(task.known),
+            ", ".join(task.templates),
+        ]
         for task in outlook.tasks
     ]
     click.echo(outlook.target)

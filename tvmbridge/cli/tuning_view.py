@@ -31,7 +31,7 @@ class _Column:
 
 _COLUMNS = (
     _Column("calls", lambda gain: str(gain.calls), 6),
-    _Column("trials", lambda gain: f"{gain.trials}/{gain.configs}", 3),
+    _Column("trials", lambda gain: f"{gain.trials}/{'–' if gain.configs is None else gain.configs}", 3),
     _Column("untuned", lambda gain: show_us(gain.untuned_us), 4),
     _Column("best", lambda gain: show_us(gain.best_us), 1),
     _Column("GFLOP/s", lambda gain: f"{gain.gflops:.3g}" if gain.gflops else "–", 5),

@@ -7,10 +7,12 @@ import math
 
 from tvmbridge.errors import CompileError, is_interrupt, reason
 from tvmbridge.lowering import Kernel, LoweredModel
-from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
+from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates, recorded_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.record import TrialRecord
+
+_BRIEF = 120  # characters of a config in a message: a trace has thousands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def rank_records(kernel: Kernel, target: Target, records: LogRecords) -> list[tu
     """The best record of each template that takes the kernel and has any, the one that a build takes first."""
     recorded = [
         (template, record)
-        for template in fitting_templates(kernel, target)
+        for template in recorded_templates(kernel, target)
         if (record := records.best(kernel.key, target.key, template.name, template.version)) is not None
     ]
     # Times taken in the network are not held against times taken alone: what was checked in the end comes first.
@@ -53,10 +55,9 @@ def rank_records(kernel: Kernel, target: Target, records: LogRecords) -> list[tu
 
 def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> KernelPlan:
     """Decide and apply one kernel's schedule: record, then each fitting template's guess in order of rank."""
-    templates = fitting_templates(kernel, target)
     recorded = rank_records(kernel, target, records) if records is not None else []
     candidates: list[tuple[Template, Config, TrialRecord | None]] = [(t, r.config, r) for t, r in recorded]
-    candidates += [(template, template.guess(kernel, target), None) for template in templates]
+    candidates += [(template, template.guess(kernel, target), None) for template in fitting_templates(kernel, target)]
     skipped = []
     for template, config, used in candidates:
         try:
@@ -64,7 +65,12 @@ def plan_kernel(kernel: Kernel, target: Target, records: LogRecords | None) -> K
         except Exception as exc:  # TVM's schedule primitives raise many kinds; the next candidate is the answer to all
             if is_interrupt(exc):
                 raise KeyboardInterrupt from exc
-            skipped.append(f"{template.name} {config}: {reason(exc)}")
+            skipped.append(f"{template.name} {_brief(config)}: {reason(exc)}")
             continue
         return KernelPlan(kernel, template, config, scheduled, used, tuple(skipped))
     raise CompileError(f"no schedule works for kernel {kernel.key} on {target.name}:\n  " + "\n  ".join(skipped))
+
+
+def _brief(config: Config) -> str:
+    text = str(config)
+    return text if len(text) <= _BRIEF else f"{text[:_BRIEF]}…"

@@ -74,10 +74,10 @@ def run_final_check(
     choices += [_choice(tasks, place) for place in range(finalists)]
     with tempfile.TemporaryDirectory(prefix="tvmbridge-final-") as name:
         stand = _Stand(model, lowered, target, tasks, Path(name), seed)
-        timed = stand.run(choices, seconds * 2 / 3)
-        kernels = {task.kernel.key: _judge(task, choices, timed.kernels_us) for task in tasks}
+        kernels_us = stand.time_kernels(choices, seconds * 2 / 3)
+        kernels = {task.kernel.key: _judge(task, choices, kernels_us) for task in tasks}
         winners = {key: verdict.winner for key, verdict in kernels.items()}
-        untuned_us, tuned_us = stand.run([choices[0], winners], seconds / 3).network_us
+        untuned_us, tuned_us = stand.time_networks([choices[0], winners], seconds / 3)
     lost = tuned_us > untuned_us  # the kernels won and the network did not: then nothing has
     when = now_utc()
     records, dropped = [], []
@@ -97,14 +97,6 @@ class _Verdict:
 
     winner: Candidate
     kept: tuple[tuple[Candidate, tuple[float, ...]], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Timed:
-    """Microseconds by choice. kernels_us: by kernel key, of one call, one a round. network_us: the median."""
-
-    kernels_us: tuple[Mapping[str, tuple[float, ...]], ...]
-    network_us: tuple[float, ...]
 
 
 class _Stand:
@@ -127,34 +119,47 @@ class _Stand:
             folder / "inputs.npz", {f"i{i}": sample[spec.name] for i, spec in enumerate(model.signature.inputs)}
         )
 
-    def run(self, choices: Sequence[Mapping[str, Candidate]], seconds: float) -> _Timed:
-        """Build what is not built yet, and time all for about `seconds`."""
-        built = [self._build(choice) for choice in choices]
-        bundle = self._folder / "network.tvmb"
-        variants = {variant.target.name: variant for variant, _ in built}
-        facts = ModelFacts(self._model.name, self._model.sha256, self._model.opset)
-        write_bundle(bundle, model=facts, signature=self._model.signature, variants=list(variants.values()))
-        request = {
-            "bundle": str(bundle),
-            "variants": list(variants),
-            "inputs": str(self._folder / "inputs.npz"),
-            "threads": self._target.cores,
-            "seconds": seconds,
-        }
-        timed = self._in_a_process(request)
-        kernels_us = []
-        for variant, plans in built:
-            by_symbol = timed["kernels_us"][variant.target.name]
-            kernels_us.append(
+    def time_kernels(
+        self, choices: Sequence[Mapping[str, Candidate]], seconds: float
+    ) -> list[dict[str, tuple[float, ...]]]:
+        """For each choice, by kernel key: microseconds of one call in the network, one figure a round."""
+        timed = self._run(choices, seconds, each_kernel=True)
+        found = []
+        for choice in choices:
+            variant, plans = self._build(choice)
+            by_symbol = timed[variant.target.name]
+            found.append(
                 {
                     plan.kernel.key: tuple(time_us / plan.kernel.calls for time_us in by_symbol[plan.symbol])
                     for plan in plans
                     if plan.symbol in by_symbol
                 }
             )
-        return _Timed(tuple(kernels_us), tuple(timed["network_us"][variant.target.name] for variant, _ in built))
+        return found
+
+    def time_networks(self, choices: Sequence[Mapping[str, Candidate]], seconds: float) -> list[float]:
+        """For each choice the median time of one call of the network, microseconds."""
+        timed = self._run(choices, seconds, each_kernel=False)
+        return [timed[self._build(choice)[0].target.name] for choice in choices]
+
+    def _run(self, choices: Sequence[Mapping[str, Candidate]], seconds: float, *, each_kernel: bool) -> dict[str, Any]:
+        variants = {variant.target.name: variant for variant, _ in map(self._build, choices)}
+        bundle = self._folder / "network.tvmb"
+        facts = ModelFacts(self._model.name, self._model.sha256, self._model.opset)
+        write_bundle(bundle, model=facts, signature=self._model.signature, variants=list(variants.values()))
+        return self._in_a_process(
+            {
+                "bundle": str(bundle),
+                "variants": list(variants),
+                "inputs": str(self._folder / "inputs.npz"),
+                "threads": self._target.cores,
+                "seconds": seconds,
+                "each_kernel": each_kernel,
+            }
+        )
 
     def _build(self, choice: Mapping[str, Candidate]) -> tuple[BuiltVariant, tuple[KernelPlan, ...]]:
+        """The network with these candidates; the same choice is built once."""
         keys = frozenset(candidate.key for candidate in choice.values())
         if keys not in self._built:
             target = msgspec.structs.replace(self._target, name=f"choice{len(self._built)}")

@@ -8,9 +8,10 @@ from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import lower
 from tvmbridge.targets import Target
 from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.engines.opening import engine_tasks
+from tvmbridge.tuning.engines.templates import trials_to_converge
 from tvmbridge.tuning.lookup import LogRecords
-from tvmbridge.tuning.search import trials_to_converge
-from tvmbridge.tuning.tasks import Task, find_tasks
+from tvmbridge.tuning.tasks import Task
 
 # Round figures of a current core, to share out a network's time before anything was measured.
 _CORE_GFLOPS, _GB_PER_S, _CALL_US = 50.0, 10.0, 1.0
@@ -19,7 +20,8 @@ _TRIAL_CORE_S = 0.45  # of one core, to compile and to time a candidate
 
 @dataclasses.dataclass(frozen=True)
 class TaskOutlook:
-    """One kernel. templates: that have configs for it; configs: of all of them; known: of these, found in logs.
+    """One kernel. templates: that have configs for it; configs: of all of them, None where the engine does not list
+    them; known: trials found in logs.
 
     share: of the network's time; measured where all kernels are known, else estimated from their arithmetic and bytes.
     """
@@ -28,7 +30,7 @@ class TaskOutlook:
     name: str
     calls: int
     templates: tuple[str, ...]
-    configs: int
+    configs: int | None
     known: int
     share: float
 
@@ -46,7 +48,7 @@ class TuningOutlook:
     @property
     def configs(self) -> int:
         """Of all tasks."""
-        return sum(task.configs for task in self.tasks)
+        return sum(task.configs or 0 for task in self.tasks)
 
     @property
     def known(self) -> int:
@@ -54,15 +56,20 @@ class TuningOutlook:
         return sum(task.known for task in self.tasks)
 
 
-def foresee(model: ImportedModel, target: Target, records: LogRecords, budget: Budget | None) -> TuningOutlook:
+def foresee(
+    model: ImportedModel, target: Target, records: LogRecords, budget: Budget | None, engine: str = "templates"
+) -> TuningOutlook:
     """Tell what tuning would search. budget: None for as long as it brings something."""
-    tasks = find_tasks(lower(model, target), target, records)
+    tasks = engine_tasks(engine, lower(model, target), target, records)
     measured = all(task.best_us is not None for task in tasks)
     times_us = [(task.best_us if measured else None) or _estimate_us(task, target) for task in tasks]
     whole_us = sum(time_us * task.kernel.calls for time_us, task in zip(times_us, tasks, strict=True)) or 1.0
     shares = [time_us * task.kernel.calls / whole_us for time_us, task in zip(times_us, tasks, strict=True)]
     trials = sum(
-        min(len(task.untried), max(0, trials_to_converge(share) - task.trials_since_better))
+        min(
+            len(task.untried) if task.configs is not None else 1 << 30,
+            max(0, trials_to_converge(share) - task.trials_since_better),
+        )
         for task, share in zip(tasks, shares, strict=True)
     )
     seconds_per_trial = _TRIAL_CORE_S / target.cores

@@ -18,14 +18,14 @@ class KernelGain:
     """One kernel's result: median times of one call, microseconds; None where nothing was measured.
 
     kernel: its key. name: in the lowered model. calls: of it in one run of the network. configs: that it has to choose
-    from, all templates together. trials: measured so far, those known from logs too. flops: arithmetic of one call;
-    None where that depends on the data.
+    from, all templates together; None where the engine does not list them. trials: measured so far, those known from
+    logs too. flops: arithmetic of one call; None where that depends on the data.
     """
 
     kernel: str
     name: str
     calls: int
-    configs: int
+    configs: int | None
     trials: int
     flops: float | None
     untuned_us: float | None

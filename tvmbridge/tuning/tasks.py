@@ -36,7 +36,7 @@ class Task:
     """One kernel's search: `untried` shrinks, `trials` grows, in the order in which they were measured.
 
     untuned: what a build without a log would take. untried: by `Candidate.key`. trials_since_better: how many have
-    brought no gain since the last that did.
+    brought no gain since the last that did. configs: that there are to choose from; None where nobody counts them.
     """
 
     def __init__(self, kernel: Kernel, untuned: Candidate, candidates: Iterable[Candidate]) -> None:
@@ -46,7 +46,7 @@ class Task:
         self.trials: list[tuple[Candidate, TrialRecord]] = []
         self.best_us: float | None = None
         self.trials_since_better = 0
-        self.configs = len(self.untried)
+        self.configs: int | None = len(self.untried)
 
     @functools.cached_property
     def flops(self) -> float | None:

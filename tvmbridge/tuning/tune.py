@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from tvmbridge.errors import TuningError, TvmBridgeError
 from tvmbridge.frontend import ImportedModel
@@ -14,15 +13,13 @@ from tvmbridge.host import detect_host
 from tvmbridge.lowering import LoweredModel, lower
 from tvmbridge.targets import RpcMeasure, Target, why_not_local
 from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.engines.opening import engine_tasks, open_engine
 from tvmbridge.tuning.final_check import FinalCheck, is_due, run_final_check
 from tvmbridge.tuning.log import TuningLog
 from tvmbridge.tuning.measure import Measurer
 from tvmbridge.tuning.measure.opening import open_measurer
 from tvmbridge.tuning.measure.tracker import why_not_rpc
 from tvmbridge.tuning.progress import Progress, TuneProgress
-from tvmbridge.tuning.record import TrialRecord
-from tvmbridge.tuning.search import TemplateSearch
-from tvmbridge.tuning.tasks import Candidate, find_tasks
 
 _BATCH = 16  # trials for each device that measures: what a crash may lose
 _FINALISTS = 3  # of each kernel go into the final check
@@ -31,37 +28,28 @@ _CHECK_SHARE = 0.15  # of the minutes that the final check of all finalists may 
 _BUILD_S_PER_KERNEL = 0.25  # rough: how long a kernel takes to compile into a network
 
 
-class Engine(Protocol):
-    """Proposes what to measure, and learns from what was measured."""
-
-    def next_batch(self, limit: int) -> list[Candidate]:
-        """At most `limit` candidates; none when there is nothing more to win."""
-        ...
-
-    def learn(self, records: Sequence[TrialRecord]) -> None:
-        """Take in the trials of the last batch, in its order."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class TuneOptions:
     """How a run goes about it.
 
     also: further logs, read only: their records of the same kernels and target count as measured, and the cost model
     learns from all of them. A folder stands for the logs in it.
+    engine: of `engines.opening.ENGINES`: "templates" searches the configs of tvmbridge's own schedule templates,
+    "metaschedule" the spaces of TVM's MetaSchedule.
     cluster: address of a dask scheduler whose workers compile the candidates; None: this machine does.
     final_check: whether the finalists are timed in the network at the end, which a target measured here can.
     """
 
     also: Sequence[str | os.PathLike[str]] = ()
+    engine: str = "templates"
     cluster: str | None = None
     final_check: bool = True
 
 
-def why_not_tuned(target: Target) -> str | None:
+def why_not_tuned(target: Target, engine: str = "templates") -> str | None:
     """Why this machine cannot measure candidates for the target; None if it can."""
-    if target.kind == "cuda":
-        return "CUDA kernels have no configs to choose from yet"
+    if target.kind == "cuda" and engine == "templates":
+        return "CUDA kernels have no configs of templates to choose from: the engine metaschedule has"
     if isinstance(target.measure, RpcMeasure):
         return why_not_rpc(target)
     if target.measure == "none":
@@ -87,11 +75,11 @@ def tune(
     target, where the caller has it. Returns where it ended, and why. TuningError where the target cannot be measured;
     LogError where a log cannot be used.
     """
-    if obstacle := why_not_tuned(target):
+    if obstacle := why_not_tuned(target, options.engine):
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
     lowered = lowered or lower(model, target)
     with TuningLog.open(log, also=options.also) as records:
-        progress = _begin(lowered, target, budget, records, on_progress)
+        progress = _begin(lowered, target, budget, records, options, on_progress)
         checks = options.final_check and not isinstance(target.measure, RpcMeasure)
         finalists, reserve_s = _plan_check(budget, len(progress.tasks)) if checks else (0, 0.0)
         ended = _search(progress, records, target, budget, reserve_s, seed, options)
@@ -121,10 +109,10 @@ def search_kernels(
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> TuneProgress:
     """`tune` without the final check, for kernels that belong to no model that could run."""
-    if obstacle := why_not_tuned(target):
+    if obstacle := why_not_tuned(target, options.engine):
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
     with TuningLog.open(log, also=options.also) as records:
-        progress = _begin(lowered, target, budget, records, on_progress)
+        progress = _begin(lowered, target, budget, records, options, on_progress)
         return progress.end(_search(progress, records, target, budget, 0.0, seed, options))
 
 
@@ -133,9 +121,10 @@ def _begin(
     target: Target,
     budget: Budget,
     records: TuningLog,
+    options: TuneOptions,
     on_progress: Callable[[TuneProgress], None] | None,
 ) -> Progress:
-    tasks = find_tasks(lowered, target, records)
+    tasks = engine_tasks(options.engine, lowered, target, records)
     elsewhere = {id(record) for task in tasks for record in records.from_elsewhere(task.kernel.key, target.key)}
     known_elsewhere = sum(id(record) in elsewhere for task in tasks for _, record in task.trials)
     return Progress(target, budget, tasks, known_elsewhere, on_progress)
@@ -155,8 +144,7 @@ def _search(
     if not tasks:
         return "no kernel has a choice of configs"
     by_kernel = {task.kernel.key: task for task in tasks}
-    others = (record for record in records.trials_on(target.key) if record.kernel not in by_kernel)
-    engine: Engine = TemplateSearch(tasks, seed, others)
+    engine = open_engine(options.engine, tasks, target, records, seed)
     measurer: Measurer | None = None
     with contextlib.ExitStack() as stack:
         while True:
@@ -171,9 +159,7 @@ def _search(
                 measurer = stack.enter_context(open_measurer(kernels, target, seed, cluster=options.cluster))
             measured = measurer.measure([(each, by_kernel[each.kernel.key].best_us) for each in batch])
             records.append(measured)
-            for candidate, record in zip(batch, measured, strict=True):
-                by_kernel[candidate.kernel.key].add(candidate, record)
-            engine.learn(measured)
+            engine.learn(batch, measured)
             progress.count(measured)
 
 

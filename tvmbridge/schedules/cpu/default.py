@@ -39,7 +39,8 @@ def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
         schedule.vectorize(vector)
         if worth_threads(elements * _ELEMENT_NS, target):
             schedule.parallel(schedule.fuse(*outer, chunk))
-    return Scheduled(without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True))
+    function = without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True)
+    return Scheduled(function, trace=schedule.trace)
 
 
 def _blocks(schedule: Schedule) -> list[SBlockRV]:

@@ -25,7 +25,7 @@ def _schedule(kernel: Kernel, target: Target, _config: Config) -> Scheduled:
                 continue
             if isinstance(schedule, Schedule):
                 function = schedule.mod["main"]
-                return Scheduled(function.with_attr("tirx.is_scheduled", True))
+                return Scheduled(function.with_attr("tirx.is_scheduled", True), trace=schedule.trace)
     raise ValueError(f"no dlight rule takes {kernel.name}")
 
 

@@ -19,12 +19,13 @@ from tvm import rpc
 from tvmbridge.codegen.compile import compile_library
 from tvmbridge.errors import ToolchainError, reason
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Scheduled, fitting_templates
+from tvmbridge.schedules import recorded_templates
 from tvmbridge.targets import RpcMeasure, Target
-from tvmbridge.tuning.measure.operands import Operands, RandomData
+from tvmbridge.tuning.measure.operands import RandomData
+from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
 from tvmbridge.tuning.measure.tracker import borrow_device
-from tvmbridge.tuning.measure.trial import REPEAT_US, TrialError, in_words, time_kernel
+from tvmbridge.tuning.measure.trial import REPEAT_US, Trial, TrialError, in_words
 
 _REPEATS_AT_ONCE = 5  # fewer decide nothing
 
@@ -36,6 +37,7 @@ class Setting:
     kernels: dict[str, Kernel]
     target: Target
     data: RandomData
+    references: References
 
 
 Arguments = dict[str, Any]
@@ -50,15 +52,15 @@ def build(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
     """
     say("compiling")
     try:
-        function = _schedule(arguments, setting).function
-    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
-        return {"error": in_words("cannot be scheduled", exc)}
+        function = _trial(arguments, setting).schedule().function
+    except TrialError as exc:
+        return {"error": str(exc)}
     try:
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
         compile_library(module, setting.target, Path(arguments["library"]))
     except (ToolchainError, OSError) as exc:
         return {"unable": str(exc)}
-    except Exception as exc:  # as above
+    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
         return {"error": in_words("cannot be compiled", exc)}
     return {"parameters": [[[int(axis) for axis in p.shape], str(p.dtype)] for p in function.params]}
 
@@ -67,10 +69,10 @@ def time_here(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any
     """Time a candidate's library on this machine, as `worker` does: {"times_us"} or {"error"}."""
     say("running")
     try:
+        trial = _trial(arguments, setting)
         function = tvm.runtime.load_module(arguments["library"])["main"]
-        kernel = setting.kernels[arguments["kernel"]]
-        operands = Operands(_schedule(arguments, setting).function, kernel.constants, setting.data)
-        return {"times_us": time_kernel(function, operands, arguments["best_us"])}
+        best_us = arguments["best_us"]
+        return {"times_us": trial.time(trial.schedule(), function, setting.data, setting.references, best_us)}
     except TrialError as exc:
         return {"error": str(exc)}
     except Exception as exc:  # as above
@@ -124,10 +126,10 @@ JOBS = {
 }
 
 
-def _schedule(arguments: Arguments, setting: Setting) -> Scheduled:
+def _trial(arguments: Arguments, setting: Setting) -> Trial:
     kernel = setting.kernels[arguments["kernel"]]
-    template = next(t for t in fitting_templates(kernel, setting.target) if t.name == arguments["template"])
-    return template.schedule(kernel, setting.target, arguments["config"])
+    template = next(t for t in recorded_templates(kernel, setting.target) if t.name == arguments["template"])
+    return Trial(kernel, setting.target, template, arguments["config"])
 
 
 def _time_there(

@@ -47,6 +47,7 @@ class LocalMeasurer:
         }
         self._worker: subprocess.Popen[bytes] | None = None
         self._printed: IO[bytes] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> LocalMeasurer:
         try:
@@ -96,6 +97,7 @@ class LocalMeasurer:
 
     def _start(self) -> None:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the worker lives
+        self._folder = tempfile.TemporaryDirectory(prefix="tvmbridge-measure-")
         self._worker = subprocess.Popen(
             child_command("tvmbridge.tuning.measure.worker"),
             stdin=subprocess.PIPE,
@@ -105,7 +107,7 @@ class LocalMeasurer:
             env=child_environment(TVM_NUM_THREADS=str(self._threads), TVM_BIND_THREADS="0"),
             start_new_session=True,  # Ctrl-C is for the parent, which ends the worker
         )
-        self._send(self._opening)
+        self._send({**self._opening, "folder": self._folder.name})
         self._receive()
 
     def _stop(self) -> None:
@@ -117,6 +119,9 @@ class LocalMeasurer:
         if self._printed is not None:
             self._printed.close()
             self._printed = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def _send(self, message: dict) -> None:
         assert self._worker is not None and self._worker.stdin is not None

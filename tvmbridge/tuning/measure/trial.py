@@ -8,6 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import tvm
@@ -16,11 +17,13 @@ from tvmbridge.errors import reason
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
-from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.operands import Operands, RandomData
+from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
 
+_CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
 REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
@@ -37,7 +40,7 @@ class Trial:
     template: Template
     config: Config
 
-    def run(self, data: RandomData, up: int, down: int) -> None:
+    def run(self, data: RandomData, references: References, up: int, down: int) -> None:
         """Write lines of JSON to `up`: {"built": true}; after a line {"best_us"} from `down`, the times; or why not.
 
         Returns early where `down` ends: then nobody waits for a result.
@@ -48,19 +51,47 @@ class Trial:
             line = _read_line(down)
             if not line:
                 return
-            operands = Operands(scheduled.function, self.kernel.constants, data)
-            times_us = time_kernel(library["main"], operands, json.loads(line)["best_us"])
+            times_us = self.time(scheduled, library["main"], data, references, json.loads(line)["best_us"])
             _write(up, {"times_us": times_us, "error": None})
         except TrialError as exc:
             _write(up, {"times_us": [], "error": str(exc)})
         except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
             _write(up, {"times_us": [], "error": in_words("failed while running", exc)})
 
-    def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
+    def time(
+        self,
+        scheduled: Scheduled,
+        function: tvm.runtime.PackedFunc,
+        data: RandomData,
+        references: References,
+        best_us: float | None,
+    ) -> list[float]:
+        """Microseconds per call of the compiled candidate, of each repeat; TrialError for one that is wrong and quick.
+
+        Only in a process that ends with the trial: TVM's threads stay in it.
+        """
+        times_us = _time(function, Operands(scheduled.function, self.kernel.constants, data), best_us)
+
+        def untuned() -> tuple[Scheduled, tvm.runtime.PackedFunc]:
+            template = fitting_templates(self.kernel, self.target)[0]
+            guess = template.guess(self.kernel, self.target)
+            own, compiled = dataclasses.replace(self, template=template, config=guess)._compile()
+            return own, compiled["main"]
+
+        may_win = best_us is None or median(times_us) < _CLOSE * best_us
+        if may_win and (problem := references.why_wrong(self.kernel, scheduled, function, data, untuned)):
+            raise TrialError(problem)
+        return times_us
+
+    def schedule(self) -> Scheduled:
+        """The candidate's function; TrialError where the template refuses the config."""
         try:
-            scheduled = self.template.schedule(self.kernel, self.target, self.config)
+            return self.template.schedule(self.kernel, self.target, self.config)
         except BaseException as exc:
             raise TrialError(in_words("cannot be scheduled", exc)) from exc
+
+    def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
+        scheduled = self.schedule()
         try:
             module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
             library = machine_code(module, tvm_target(self.target)).mod
@@ -88,7 +119,7 @@ def _read_line(down: int) -> bytes:
     return data
 
 
-def time_kernel(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
+def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
     """Microseconds per call, of each repeat."""
     process_id = os.getpid()
     _spread_threads()

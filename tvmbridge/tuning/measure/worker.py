@@ -4,9 +4,9 @@ It imports TVM once and never runs a kernel itself, so that it can fork a child 
 crashes, hangs or eats the memory costs that candidate and nothing else. (A process in which TVM has run a kernel has
 TVM's threads, and a child forked from it would wait for them for ever.)
 
-Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "threads", "rotated_bytes"}
-once, then {"candidates": [[kernel key, template, config, best_us], …], "build_timeout_s", "run_timeout_s"} per batch.
-Out: one {"index", "times_us", "error"} per candidate, in any order.
+Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "threads", "rotated_bytes",
+"folder"} once, then {"candidates": [[kernel key, template, config, best_us], …], "build_timeout_s", "run_timeout_s"}
+per batch. Out: one {"index", "times_us", "error"} per candidate, in any order.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 from collections import deque
+from pathlib import Path
 from statistics import median
 from typing import Any, BinaryIO
 
@@ -27,10 +28,11 @@ import tvm
 
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules import Template, fitting_templates
+from tvmbridge.schedules import Template, recorded_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.forked import Forked, adopt_orphans, end_orphans
 from tvmbridge.tuning.measure.operands import RandomData
+from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.trial import Trial
 from tvmbridge.tuning.measure.turns import Queue, Turns
 
@@ -71,6 +73,7 @@ class _Worker:
         }
         self.turns = Turns(detect_host().cores, opening["threads"])
         self.data = RandomData(opening["rotated_bytes"])
+        self.references = References(Path(opening["folder"]))
         self.best_us: dict[str, float] = {}
         self._templates: dict[str, dict[str, Template]] = {}
 
@@ -78,7 +81,7 @@ class _Worker:
         """One of the templates that take a kernel. What is found out and made for a kernel here, no child has to."""
         if key not in self._templates:
             kernel = self.kernels[key]
-            self._templates[key] = {template.name: template for template in fitting_templates(kernel, self.target)}
+            self._templates[key] = {template.name: template for template in recorded_templates(kernel, self.target)}
             for parameter in kernel.function.params:
                 self.data.of(str(parameter.dtype))
         return self._templates[key][name]
@@ -122,7 +125,7 @@ class _Batch:
             index = self._waiting.popleft()
             key, name, config, _ = self._candidates[index]
             trial = Trial(worker.kernels[key], worker.target, worker.template(key, name), config)
-            self._building.append(Forked(index, functools.partial(trial.run, worker.data)))
+            self._building.append(Forked(index, functools.partial(trial.run, worker.data, worker.references)))
 
     def _listen(self) -> None:
         """Wait until a child says something or its time is up."""

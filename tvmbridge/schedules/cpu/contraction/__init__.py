@@ -21,6 +21,7 @@ from tvmbridge.schedules.cpu.loops.costs import worth_threads
 from tvmbridge.schedules.cpu.loops.emit import scratch, sequence, with_body
 from tvmbridge.schedules.cpu.loops.expressions import loads, replace_loads
 from tvmbridge.schedules.cpu.loops.indices import flat_offset, offset, step
+from tvmbridge.schedules.cpu.loops.register_tile import fitting_tiles
 from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of, within
 from tvmbridge.schedules.cpu.map.writing import write_maps
 from tvmbridge.schedules.cpu.rows.reading import read_rows
@@ -28,7 +29,6 @@ from tvmbridge.targets import Target
 
 _MULTIPLY_ADDS_PER_NS = 16  # of one core in a product so small that threads are in question
 _CACHE_BYTES = 1 << 19  # half of a typical second-level cache
-_LARGEST_TILE, _WIDEST_PANEL = 14, 8
 _ROW_TILES, _MOST_GUESSED = (1, 2, 3, 4, 8), 4
 _PAD_UNROLL = 4  # vectors in one step of the loops that copy an operand with its border
 _EVEN = 0.95  # of the cores' time that even shares of the tasks make use of
@@ -61,27 +61,13 @@ def _vectors(product: Product, target: Target) -> Blocks:
 
 
 def _tiles(product: Product, target: Target) -> list[tuple[int, int]]:
-    """Every (rows, vectors) whose sums, right operand and one left element fit the registers, the best first."""
-    count, registers = _vectors(product, target).count, target.vector_registers
-    found = {
-        (cut(product.rows, rows).size, cut(count, wide).size)
-        for wide in range(1, _WIDEST_PANEL + 1)
-        for rows in range(1, _LARGEST_TILE + 1)
-        if (rows + 1) * wide + 1 <= registers
-    }
-    return sorted(found, key=lambda tile: (-_worth(product, tile, count), tile))
-
-
-def _worth(product: Product, tile: tuple[int, int], count: int) -> float:
-    """Multiply-adds per load, and a little for many sums: they hide the latency of the multiply-add."""
-    rows, wide = product.rows / cut(product.rows, tile[0]).count, count / cut(count, tile[1]).count
-    return rows * wide / (rows + wide) + 0.05 * rows * wide
+    return fitting_tiles(product.rows, _vectors(product, target).count, target.vector_registers)
 
 
 def _best_tile(product: Product, target: Target) -> tuple[int, int]:
     # LLVM loads ahead of the multiply-adds: without an eighth of the registers to spare it puts sums on the stack.
-    spare = target.vector_registers * 7 // 8
-    return next(tile for tile in _tiles(product, target) if (tile[0] + 1) * tile[1] <= spare)
+    registers = target.vector_registers * 7 // 8 + 1
+    return fitting_tiles(product.rows, _vectors(product, target).count, registers)[0]
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:

@@ -17,7 +17,7 @@ from tvm import tirx
 
 from tvmbridge.schedules.cpu.contraction.columns import Columns
 from tvmbridge.schedules.cpu.contraction.product import Product
-from tvmbridge.schedules.cpu.contraction.tail import tail_axes
+from tvmbridge.schedules.cpu.contraction.tail import HEAVY, store_result
 from tvmbridge.schedules.cpu.loops.costs import operations
 from tvmbridge.schedules.cpu.loops.emit import (
     block,
@@ -30,15 +30,13 @@ from tvmbridge.schedules.cpu.loops.emit import (
     unrolled,
     vectorized,
 )
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, replace_loads, substitute
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, substitute
 from tvmbridge.schedules.cpu.loops.indices import coordinates, unravel
+from tvmbridge.schedules.cpu.loops.register_tile import RegisterTile, register_tile
 from tvmbridge.schedules.cpu.loops.stages import Axis
 from tvmbridge.schedules.cpu.loops.tiling import Tiles
 
 BLOCK = 16  # elements of depth that lie together in packed rows: a cache line of float32
-_HEAVY = 16  # operations of a tail: from so many on it is a loop over the tile's rows instead of written out
-
-Point = Callable[[tvm.ir.Expr, tvm.ir.Expr, tvm.ir.Expr], tirx.Stmt]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,35 +172,22 @@ class ProductWriter:
 
     def _tile(self, place: _Place, tile: _Tile) -> tirx.Stmt:
         """Clear the sums, add up, apply the tail and store."""
-        product = self.product
-        # A buffer a row: TVM keeps small ones on the stack, from where LLVM takes them into registers.
-        made = [scratch([tile.vectors, self.columns.lanes], product.dtype, "sums") for _ in range(tile.rows)]
-        sums = [buffer for buffer, _ in made]
-        clear = self._each(tile, lambda r, v, lane: store(sums[int(r)], [v, lane], product.main.init))
+        product, columns = self.product, self.columns
+        sums = register_tile(tile.rows, tile.vectors, columns.lanes, product.dtype)
 
         def add(at: Values, packed: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
-            def update(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
+            def term(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
                 everything = {**self._at(place, tile.row + r), **at}
                 left = product.left
                 if place.rows is not None:
                     *front, within = packed
                     left = reload(left, place.rows, [tile.index, *front, r, within])
-                right = self.columns.value(everything, place.group, tile.vector + v, lane)
-                so_far = tirx.BufferLoad(sums[int(r)], [v, lane])
-                return store(sums[int(r)], [v, lane], so_far + substitute(left, everything) * right)
+                right = columns.value(everything, place.group, tile.vector + v, lane)
+                return substitute(left, everything) * right
 
-            return self._each(tile, update)
+            return sums.add(term)
 
-        steps = (clear, self._depth(add), self._store(place, tile, sums))
-        return sequence(*(statement for _, statement in made), *steps)
-
-    def _each(self, tile: _Tile, body: Point) -> tirx.Stmt:
-        """`body(row, vector, lane)` for the tile's elements, written out."""
-        return sequence(*(self._row(tile, number(r), body) for r in range(tile.rows)))
-
-    def _row(self, tile: _Tile, row: tvm.ir.Expr, body: Point) -> tirx.Stmt:
-        lanes = self.columns.lanes
-        return unrolled(tile.vectors, lambda v: vectorized(lanes, lambda lane: body(row, v, lane)))
+        return sequence(*sums.made, sums.clear(product.main.init), self._depth(add), self._store(place, tile, sums))
 
     def _depth(self, add: Callable[[Values, Sequence[tvm.ir.Expr]], tirx.Stmt]) -> tirx.Stmt:
         """The loops over the depth around `add(reduction axes, where the packed rows have it)`."""
@@ -232,35 +217,22 @@ class ProductWriter:
 
         return nest(self._window, window)
 
-    def _store(self, place: _Place, tile: _Tile, sums: list[tvm.ir.Var]) -> tirx.Stmt:
+    def _store(self, place: _Place, tile: _Tile, sums: RegisterTile) -> tirx.Stmt:
         """Apply the tail to the tile's sums and store the output."""
         tail = self.product.tail
-
-        def total(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tvm.ir.Expr:
-            return tirx.BufferLoad(sums[int(r)], [v, lane])
-
-        if tail is None or operations(tail.value) < _HEAVY:
-            return self._each(
-                tile, lambda r, v, lane: self._result(self._result_at(place, tile, r, v, lane), total(r, v, lane))
-            )
+        if tail is None or operations(tail.value) < HEAVY:
+            return sums.each(lambda r, v, lane: self._result(place, tile, (r, v, lane), sums.total(r, v, lane)))
         spilled, made = scratch([tile.rows, tile.vectors, self.columns.lanes], self.product.dtype, "spilled")
-        spill = self._each(tile, lambda r, v, lane: store(spilled, [r, v, lane], total(r, v, lane)))
+        spill = sums.each(lambda r, v, lane: store(spilled, [r, v, lane], sums.total(r, v, lane)))
 
-        def result(r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> tirx.Stmt:
-            return self._result(self._result_at(place, tile, r, v, lane), tirx.BufferLoad(spilled, [r, v, lane]))
+        def result(*at: tvm.ir.Expr) -> tirx.Stmt:
+            return self._result(place, tile, at, tirx.BufferLoad(spilled, list(at)))
 
-        return sequence(made, spill, loop(tile.rows, lambda row: self._row(tile, row, result)))
+        return sequence(made, spill, loop(tile.rows, lambda row: sums.row(row, result)))
 
-    def _result_at(self, place: _Place, tile: _Tile, r: tvm.ir.Expr, v: tvm.ir.Expr, lane: tvm.ir.Expr) -> Values:
-        at = self._at(place, tile.row + r)
-        at[self.product.column.var] = self.columns.column(place.group, tile.vector + v, lane)
-        return at
-
-    def _result(self, at: Values, total: tvm.ir.Expr) -> tirx.Stmt:
-        """Store what the tail makes of one element's sum."""
-        main, tail = self.product.main, self.product.tail
-        if tail is None:
-            return store(main.buffer, [substitute(index, at) for index in main.indices], total)
-        tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
-        value = replace_loads(tail.value, main.buffer, lambda _: total)
-        return store(tail.buffer, [substitute(index, tail_at) for index in tail.indices], substitute(value, tail_at))
+    def _result(self, place: _Place, tile: _Tile, at: Sequence[tvm.ir.Expr], total: tvm.ir.Expr) -> tirx.Stmt:
+        """Store what the tail makes of the sum at one (row, vector, lane) of a tile."""
+        r, v, lane = at
+        values = self._at(place, tile.row + r)
+        values[self.product.column.var] = self.columns.column(place.group, tile.vector + v, lane)
+        return store_result(self.product.main, self.product.tail, values, total)

@@ -8,8 +8,11 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads_of, number
+from tvmbridge.schedules.cpu.loops.emit import store
+from tvmbridge.schedules.cpu.loops.expressions import Values, loads_of, number, replace_loads, substitute
 from tvmbridge.schedules.cpu.loops.stages import Stage
+
+HEAVY = 16  # operations of a tail: from so many on it is a loop over a tile's rows instead of written out
 
 
 def reads_each_once(main: Stage, tail: Stage) -> bool:
@@ -37,6 +40,15 @@ def tail_axes(main: Stage, tail: Stage) -> Values:
         raise ValueError("the tail's places in the sum cannot be inverted") from exc
     stored = inverse.map_indices(list(main.indices))
     return {axis.var: expr for axis, expr in zip(tail.spatial, stored, strict=True)}
+
+
+def store_result(main: Stage, tail: Stage | None, at: Values, total: tvm.ir.Expr) -> tirx.Stmt:
+    """Store what the tail makes of one element's sum, where `at` says where the sum's axes are."""
+    if tail is None:
+        return store(main.buffer, [substitute(index, at) for index in main.indices], total)
+    tail_at = {var: substitute(expr, at) for var, expr in tail_axes(main, tail).items()}
+    value = replace_loads(tail.value, main.buffer, lambda _: total)
+    return store(tail.buffer, [substitute(index, tail_at) for index in tail.indices], substitute(value, tail_at))
 
 
 def _permuted(tail: Stage, place: Sequence[tvm.ir.Expr], main: Stage) -> Values | None:

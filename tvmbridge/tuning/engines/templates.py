@@ -1,4 +1,4 @@
-"""Which candidates to measure next: the kernels with the most time still to win, their most promising configs first."""
+"""The templates' configs as an engine: the kernels with most time to win first, their most promising configs first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LEAST_TO_WIN = 0.1  # of a kernel's time, however near it is to the roofline: t
 _CONVERGED = 5e-4  # of the network's time: where no kernel is expected to win more, the search is over
 
 
-class TemplateSearch:
-    """The search through the templates' configs of all tasks, ranked by a cost model.
+class TemplateEngine:
+    """The `Engine` over the configs of all tasks, ranked by a cost model.
 
     earlier: trials of any kernels on the same target, to learn from before the first measurement. The same seed and
     the same measured times give the same decisions.
@@ -60,8 +60,11 @@ class TemplateSearch:
                 del to_win[key]
         return batch
 
-    def learn(self, records: Iterable[TrialRecord]) -> None:
-        """Take in what was measured of a batch."""
+    def learn(self, batch: Sequence[Candidate], records: Sequence[TrialRecord]) -> None:
+        """Take in what measuring a batch gave, one record a candidate, in order: into the tasks, too."""
+        by_key = {task.kernel.key: task for task in self._tasks}
+        for candidate, record in zip(batch, records, strict=True):
+            by_key[candidate.kernel.key].add(candidate, record)
         self._model.learn(records)
 
     def _rank(self, candidates: list[Candidate]) -> list[Candidate]:

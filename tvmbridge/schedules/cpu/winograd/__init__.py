@@ -1,0 +1,164 @@
+"""3 × 3 convolutions on a CPU with fewer multiplications: Winograd's F(2×2, 3×3) and F(4×4, 3×3).
+
+`convolution.py` reads the kernel, `inputs.py`, `products.py` and `outputs.py` write its three phases, which `plan.py`
+cuts into blocks; here is what can be chosen, and the best guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import tirx
+
+from tvmbridge.lowering import Kernel
+from tvmbridge.schedules import Config, Packing, Scheduled, Template
+from tvmbridge.schedules.cpu.loops.costs import worth_threads
+from tvmbridge.schedules.cpu.loops.emit import loop, parallel, sequence, with_body
+from tvmbridge.schedules.cpu.loops.expressions import number
+from tvmbridge.schedules.cpu.loops.register_tile import fitting_tiles
+from tvmbridge.schedules.cpu.loops.shares import Share
+from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of
+from tvmbridge.schedules.cpu.winograd.convolution import Convolution, read_convolution
+from tvmbridge.schedules.cpu.winograd.costs import direct_ns, winograd_ns
+from tvmbridge.schedules.cpu.winograd.inputs import transform_inputs
+from tvmbridge.schedules.cpu.winograd.outputs import transform_outputs
+from tvmbridge.schedules.cpu.winograd.plan import Plan
+from tvmbridge.schedules.cpu.winograd.products import multiply
+from tvmbridge.schedules.cpu.winograd.transforms import TRANSFORMS, FilterTransform
+from tvmbridge.targets import Target
+
+_FEWEST_CHANNELS = 16  # below so many the transforms cost more than the multiplications that they save
+_REGISTER_TILES = 5
+_BLOCK_BYTES = (1, 1 << 17, 1 << 19, 1 << 20, 1 << 62)  # of scratch, from one strip to one block
+_OWN_BYTES, _SHARED_BYTES = 1 << 17, 1 << 20  # guessed: of a block of one core, and of one that cores share
+_CLEARLY = 1.15
+
+_Phase = Callable[[Share | None], tirx.Stmt]
+
+
+def _fits(kernel: Kernel, target: Target) -> bool:
+    convolution = read_convolution(kernel)
+    least = max(_FEWEST_CHANNELS, lanes_of(target, "float32"))
+    return convolution is not None and min(convolution.channels.extent, convolution.outputs) >= least
+
+
+def _read(kernel: Kernel) -> Convolution:
+    convolution = read_convolution(kernel)
+    assert convolution is not None, kernel.key
+    return convolution
+
+
+def _pays(kernel: Kernel, target: Target) -> bool:
+    convolution = _read(kernel)
+    best = min(winograd_ns(convolution, transform, target) for transform in TRANSFORMS.values())
+    return direct_ns(convolution, target) > _CLEARLY * best
+
+
+def _vectors(convolution: Convolution, target: Target) -> Blocks:
+    return Blocks(convolution.outputs, lanes_of(target, "float32"))
+
+
+def _register_tile(convolution: Convolution, tile: int, target: Target) -> tuple[int, int]:
+    # Elements of a row lie beside each other, and LLVM loads more of them ahead than `contraction` lets it.
+    registers = target.vector_registers * 3 // 4 + 1
+    return fitting_tiles(convolution.tiles(tile), _vectors(convolution, target).count, registers)[0]
+
+
+def _block(convolution: Convolution, tile: int, rows: int, size_bytes: int, multiple: int) -> int:
+    """Strips in a block of that much scratch at most; fewer to make blocks even, and a multiple of `multiple`."""
+    strips = cut(convolution.tiles(tile), rows)
+    channels = convolution.channels.extent + convolution.outputs
+    strip_bytes = TRANSFORMS[tile].points * strips.size * channels * 4
+    blocks = -(-strips.count // max(1, size_bytes // strip_bytes))
+    return -(-strips.count // (-(-blocks // multiple) * multiple))
+
+
+def _configs(kernel: Kernel, target: Target) -> list[Config]:
+    convolution = _read(kernel)
+    vectors, registers = _vectors(convolution, target).count, target.vector_registers
+    found: dict[tuple[tuple[str, int | bool], ...], None] = {}
+    for tile in TRANSFORMS:
+        tiles = fitting_tiles(convolution.tiles(tile), vectors, registers)[:_REGISTER_TILES]
+        for rows, wide in dict.fromkeys([_register_tile(convolution, tile, target), *tiles]):
+            for share in (False, True) if target.cores > 1 else (False,):
+                for size_bytes in _BLOCK_BYTES:
+                    block = _block(convolution, tile, rows, size_bytes, 1 if share else target.cores)
+                    config = {"tile": tile, "rows": rows, "vectors": wide, "unroll": 4, "block": block, "share": share}
+                    found[tuple(config.items())] = None
+    return [dict(config) for config in found]
+
+
+def _guess(kernel: Kernel, target: Target) -> Config:
+    convolution = _read(kernel)
+    tile = min(TRANSFORMS, key=lambda tile: winograd_ns(convolution, TRANSFORMS[tile], target))
+    rows, wide = _register_tile(convolution, tile, target)
+    block = _block(convolution, tile, rows, _OWN_BYTES, target.cores)
+    share = target.cores > -(-cut(convolution.tiles(tile), rows).count // block)
+    if share:
+        block = _block(convolution, tile, rows, _SHARED_BYTES, 1)
+    return {"tile": tile, "rows": rows, "vectors": wide, "unroll": 4, "block": block, "share": share}
+
+
+def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
+    convolution = _read(kernel)
+    transform = TRANSFORMS[int(config["tile"])]
+    vectors = _vectors(convolution, target)
+    plan = Plan(
+        convolution=convolution,
+        transform=transform,
+        depth=Blocks(convolution.channels.extent, vectors.size),
+        vectors=vectors,
+        strips=cut(convolution.tiles(transform.tile), int(config["rows"])),
+        panel=cut(vectors.count, int(config["vectors"])),
+        block=int(config["block"]),
+        unroll=int(config["unroll"]),
+    )
+    packing = Packing(convolution.weight, vectors.size, transform=FilterTransform(transform.tile))
+    function = kernel.function
+    parameters = list(function.params)
+    shape = packing.shape([int(extent) for extent in parameters[convolution.weight].shape])
+    weight = tirx.decl_buffer([number(extent) for extent in shape], "float32", "packed")
+    parameters[convolution.weight] = weight
+    function = tirx.PrimFunc(parameters, function.body, function.ret_type, function.attrs)
+    threads = worth_threads(winograd_ns(convolution, transform, target), target)
+    body = _blocks(plan, weight, target.cores if threads else 1, bool(config["share"]))
+    return Scheduled(with_body(function, body), (packing,))
+
+
+def _blocks(plan: Plan, weight: tvm.ir.Var, cores: int, share: bool) -> tirx.Stmt:
+    """All blocks through all phases. share: cores share each phase of a block, or else the blocks."""
+    memory = plan.scratch()
+
+    def phases(block: tvm.ir.Expr, run: Callable[[_Phase], tirx.Stmt]) -> tirx.Stmt:
+        return sequence(
+            run(lambda share: transform_inputs(plan, memory, block, share)),
+            run(lambda share: multiply(plan, memory, weight, block, share)),
+            run(lambda share: transform_outputs(plan, memory, block, share)),
+        )
+
+    if cores > 1 and share:
+
+        def shared(phase: _Phase) -> tirx.Stmt:
+            return parallel(cores, lambda task: phase((task, cores)))
+
+        return sequence(*memory.made, loop(plan.blocks, lambda block: phases(block, shared)))
+
+    def alone(block: tvm.ir.Expr) -> tirx.Stmt:
+        return phases(block, lambda phase: phase(None))
+
+    if cores > 1 and plan.blocks > 1:
+        return parallel(plan.blocks, lambda block: sequence(*memory.made, alone(block)))
+    return sequence(*memory.made, loop(plan.blocks, alone))
+
+
+TEMPLATE = Template(
+    name="winograd",
+    version=1,
+    rank=11,
+    fits=_fits,
+    configs=_configs,
+    guess=_guess,
+    schedule=_schedule,
+    pays=_pays,
+)
