@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,15 +74,22 @@ class Trial:
         times_us = _time(function, Operands(scheduled.function, self.kernel.constants, data), best_us)
 
         def untuned() -> tuple[Scheduled, tvm.runtime.PackedFunc]:
-            template = fitting_templates(self.kernel, self.target)[0]
-            guess = template.guess(self.kernel, self.target)
-            own, compiled = dataclasses.replace(self, template=template, config=guess)._compile()
+            own, compiled = self.untuned()._compile()
             return own, compiled["main"]
 
-        may_win = best_us is None or median(times_us) < _CLOSE * best_us
-        if may_win and (problem := references.why_wrong(self.kernel, scheduled, function, data, untuned)):
-            raise TrialError(problem)
+        self.check(times_us, best_us, lambda: references.why_wrong(self.kernel, scheduled, function, data, untuned))
         return times_us
+
+    def check(self, times_us: Sequence[float], best_us: float | None, why_wrong: Callable[[], str | None]) -> None:
+        """TrialError where a candidate that may win is wrong."""
+        may_win = best_us is None or median(times_us) < _CLOSE * best_us
+        if may_win and (problem := why_wrong()):
+            raise TrialError(problem)
+
+    def untuned(self) -> Trial:
+        """The one that an untuned build takes."""
+        template = fitting_templates(self.kernel, self.target)[0]
+        return dataclasses.replace(self, template=template, config=template.guess(self.kernel, self.target))
 
     def schedule(self) -> Scheduled:
         """The candidate's function; TrialError where the template refuses the config."""
