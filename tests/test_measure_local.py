@@ -179,6 +179,17 @@ def test_a_config_that_cannot_be_scheduled_says_so() -> None:
 
 
 @pytest.mark.slow
+def test_what_fails_beside_a_measurement_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RUN_TIMEOUT_S", 3.0)
+    timed, working = untuned(lower_function(hangs, "hangs")), untuned(lower_function(works(), "works"))
+    failing = Candidate(working.kernel, working.template, {})
+    with LocalMeasurer([timed.kernel, working.kernel], NATIVE, seed=0, threads=1) as measurer:
+        first, *others = measurer.measure([(timed, None), *[(failing, None)] * 40])
+    assert first.error == "running took over 3 s"
+    assert all(str(other.error).startswith("cannot be scheduled: ") for other in others)
+
+
+@pytest.mark.slow
 def test_a_candidate_that_compiles_too_long_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = lower_function(works(), "works")
     candidate = untuned(kernel)

@@ -6,6 +6,7 @@ import functools
 import json
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,11 +18,16 @@ from hypothesis import strategies as st
 from kernels import lower_expression, lower_function, random_array, run_lowered, runnable_targets
 from tvm import relax, te
 
+from tvmbridge.codegen import build_variant
+from tvmbridge.codegen.cuda import require_nvcc
+from tvmbridge.codegen.fatbin import list_machine_code
 from tvmbridge.codegen.plan import plan_kernel
+from tvmbridge.errors import ToolchainError
 from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.schedules import fitting_templates, recorded_templates
 from tvmbridge.schedules.metaschedule import TEMPLATE
 from tvmbridge.targets import parse_preset
+from tvmbridge.tuning import engines
 from tvmbridge.tuning.engines.metaschedule import MetaScheduleEngine, metaschedule_tasks
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.measure.local import LocalMeasurer
@@ -34,6 +40,13 @@ F32 = "float32"
 NATIVE = runnable_targets()[0]
 WEIGHTS = random_array(np.random.default_rng(0), (19, 37), F32)
 IMAGE, FILTERS = (1, 9, 11, 8), random_array(np.random.default_rng(1), (3, 3, 8, 16), F32)
+
+
+@pytest.fixture(autouse=True)
+def small_populations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in earnest, but quick: few candidates are thrown away, and the cost model is asked early."""
+    for name, size in (("_POPULATION", 16), ("_RANDOM_POPULATION", 4), ("_GENERATIONS", 1), ("_RANDOM_TRIALS", 8)):
+        monkeypatch.setattr(engines.metaschedule, name, size)
 
 
 def dense() -> LoweredModel:
@@ -156,11 +169,11 @@ def test_it_is_never_the_untuned_choice() -> None:
 
 def test_the_same_seed_searches_the_same_way() -> None:
     np.random.seed(1)
-    first, drawn = search(dense(), 36), np.random.random()
+    first, drawn = search(dense(), 30), np.random.random()
     np.random.seed(1)
     assert np.random.random() == drawn  # what others draw is left alone
-    assert search(dense(), 36) == first
-    assert len(first) == 36
+    assert search(dense(), 30) == first
+    assert len(first) == 30
 
 
 def test_a_resumed_search_proposes_nothing_that_is_measured() -> None:
@@ -216,6 +229,31 @@ def test_its_trials_are_measured_by_our_worker_and_resumed_from_our_log() -> Non
     assert len(first) == 9 and len(more) == 4
     assert [record.error for record in (*first, *more)] == [None] * 13
     assert len({(record.template, record.config_key) for record in (*first, *more)}) == 13
+
+
+@pytest.fixture(scope="session")
+def requires_nvcc() -> str:
+    try:
+        return require_nvcc()
+    except ToolchainError as exc:
+        pytest.skip(f"not run: needs nvcc: {exc.hint}")
+
+
+@pytest.mark.slow
+def test_what_it_proposes_for_cuda_is_compiled_to_machine_code(requires_nvcc: str, tmp_path: Path) -> None:
+    target, op = parse_preset("cuda:sm_80,sm_90"), relax.op
+    lowered = lower_expression(
+        lambda x: op.nn.softmax(op.nn.relu(op.matmul(x, relax.const(WEIGHTS, F32)))), [((13, 19), F32)], target
+    )
+    found = []
+    for task in metaschedule_tasks(lowered, target, LogRecords()):
+        engine = MetaScheduleEngine([task], target, seed=5)
+        engine.learn([task.untuned], made_up([task.untuned], target))
+        found += engine.next_batch(1)
+    records = [msgspec.structs.replace(record, times_us=(1.0,), error=None) for record in made_up(found, target)]
+    variant, plans = build_variant(lowered, target, LogRecords(records), tmp_path)
+    assert [plan.template for plan in plans] == [TEMPLATE] * len(lowered.kernels)
+    assert list_machine_code(variant.library) == ("sm_80", "sm_90")
 
 
 # Traces that come from anywhere.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-HOPELESS = 3.0  # a first call this many times slower than the best known ends the trial: it cannot win
+HOPELESS = 3.0  # a call this many times slower than the best known cannot become the best
 MOST_REPEATS = 20
 MOST_S = 0.2
 PRECISION = 0.02  # half of the interval's width, as a part of the median

@@ -169,7 +169,7 @@ class _Batch:
             self._running = None
         else:
             self._building.remove(child)
-        end_orphans([other.pid for other in [*self._building, *self._built]])
+        end_orphans([other.pid for other in [*self._building, *self._built, *filter(None, [self._running])]])
         if times_us:
             key = self._candidates[child.index][0]
             self._worker.best_us[key] = min(median(times_us), self._worker.best_us.get(key, median(times_us)))

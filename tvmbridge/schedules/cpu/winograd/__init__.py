@@ -30,8 +30,10 @@ from tvmbridge.targets import Target
 
 _FEWEST_CHANNELS = 16  # below so many the transforms cost more than the multiplications that they save
 _REGISTER_TILES = 5
-_BLOCK_BYTES = (1, 1 << 17, 1 << 19, 1 << 20, 1 << 62)  # of scratch, from one strip to one block
-_OWN_BYTES, _SHARED_BYTES = 1 << 17, 1 << 20  # guessed: of a block of one core, and of one that cores share
+_WHOLE = 1 << 62  # bytes of scratch: as many as it takes
+_CACHE_BYTES = 1 << 20  # a typical second-level cache
+_BESIDE_WEIGHTS = 1 << 17  # bytes of scratch that leave most of it to the weights
+_OWN_BYTES, _SHARED_BYTES = (1, _BESIDE_WEIGHTS, 1 << 19, _CACHE_BYTES, _WHOLE), (1 << 19, _CACHE_BYTES, _WHOLE)
 _CLEARLY = 1.15
 
 _Phase = Callable[[Share | None], tirx.Stmt]
@@ -60,43 +62,47 @@ def _vectors(convolution: Convolution, target: Target) -> Blocks:
 
 
 def _register_tile(convolution: Convolution, tile: int, target: Target) -> tuple[int, int]:
-    # Elements of a row lie beside each other, and LLVM loads more of them ahead than `contraction` lets it.
-    registers = target.vector_registers * 3 // 4 + 1
-    return fitting_tiles(convolution.tiles(tile), _vectors(convolution, target).count, registers)[0]
+    # LLVM loads ahead of the multiply-adds: on ARM in pairs of elements, which here lie beside each other.
+    spare = target.vector_registers // (4 if target.machine == "aarch64" else 8)
+    count = _vectors(convolution, target).count
+    return fitting_tiles(convolution.tiles(tile), count, target.vector_registers - spare + 1)[0]
 
 
-def _block(convolution: Convolution, tile: int, rows: int, size_bytes: int, multiple: int) -> int:
-    """Strips in a block of that much scratch at most; fewer to make blocks even, and a multiple of `multiple`."""
+def _block(convolution: Convolution, tile: int, rows: int, own_bytes: int, target: Target, share: bool) -> int:
+    """Strips in a block, such that there is so much scratch for a core; fewer where that makes blocks more even."""
     strips = cut(convolution.tiles(tile), rows)
     channels = convolution.channels.extent + convolution.outputs
     strip_bytes = TRANSFORMS[tile].points * strips.size * channels * 4
-    blocks = -(-strips.count // max(1, size_bytes // strip_bytes))
-    return -(-strips.count // (-(-blocks // multiple) * multiple))
+    most = max(1, own_bytes * (target.cores if share else 1) // strip_bytes)
+    together = 1 if share else target.cores
+    return -(-strips.count // (-(-strips.count // (most * together)) * together))
 
 
 def _configs(kernel: Kernel, target: Target) -> list[Config]:
     convolution = _read(kernel)
-    vectors, registers = _vectors(convolution, target).count, target.vector_registers
+    count, registers = _vectors(convolution, target).count, target.vector_registers
     found: dict[tuple[tuple[str, int | bool], ...], None] = {}
     for tile in TRANSFORMS:
-        tiles = fitting_tiles(convolution.tiles(tile), vectors, registers)[:_REGISTER_TILES]
+        tiles = fitting_tiles(convolution.tiles(tile), count, registers)[:_REGISTER_TILES]
         for rows, wide in dict.fromkeys([_register_tile(convolution, tile, target), *tiles]):
             for share in (False, True) if target.cores > 1 else (False,):
-                for size_bytes in _BLOCK_BYTES:
-                    block = _block(convolution, tile, rows, size_bytes, 1 if share else target.cores)
+                for own_bytes in _SHARED_BYTES if share else _OWN_BYTES:
+                    block = _block(convolution, tile, rows, own_bytes, target, share)
                     config = {"tile": tile, "rows": rows, "vectors": wide, "unroll": 4, "block": block, "share": share}
                     found[tuple(config.items())] = None
     return [dict(config) for config in found]
 
 
 def _guess(kernel: Kernel, target: Target) -> Config:
+    """Weights that stay in the cache are read for small blocks again and again, others for large ones only."""
     convolution = _read(kernel)
     tile = min(TRANSFORMS, key=lambda tile: winograd_ns(convolution, TRANSFORMS[tile], target))
     rows, wide = _register_tile(convolution, tile, target)
-    block = _block(convolution, tile, rows, _OWN_BYTES, target.cores)
-    share = target.cores > -(-cut(convolution.tiles(tile), rows).count // block)
-    if share:
-        block = _block(convolution, tile, rows, _SHARED_BYTES, 1)
+    weight_bytes = 4 * TRANSFORMS[tile].points * convolution.channels.extent * convolution.outputs
+    few = cut(convolution.tiles(tile), rows).count < target.cores
+    share = target.cores > 1 and (few or weight_bytes > _CACHE_BYTES)
+    own_bytes = _CACHE_BYTES if share or weight_bytes > _CACHE_BYTES else _BESIDE_WEIGHTS
+    block = _block(convolution, tile, rows, own_bytes, target, share)
     return {"tile": tile, "rows": rows, "vectors": wide, "unroll": 4, "block": block, "share": share}
 
 

@@ -9,7 +9,7 @@ from tvmbridge.schedules.cpu.winograd.transforms import WINDOW, Transform
 from tvmbridge.targets import Target
 
 _TRANSFORM = 9  # operations of a vector for each point of a tile, its loads and stores included
-_WEIGHT_BYTES_PER_NS = 30  # of all cores together: in a network, weights come from memory
+_WEIGHT_BYTES_PER_NS = 16  # of all cores together, and cautious: in a network, weights come from memory
 
 
 def direct_ns(convolution: Convolution, target: Target) -> float:
