@@ -77,10 +77,7 @@ def main() -> int:
         local = LocalBuilder(target, forks, calls.put)
         builders = {count: open_.enter_context(on_cluster(count, opening, calls)) for count in COUNTS}
         timers = open_.enter_context(on_devices(target, forks, calls))
-        libraries = {
-            "matmul": build_all(local, matmul, folder, calls),
-            "waits": build_all(local, waiting, folder, calls),
-        }
+        libraries = [build_all(local, candidates, folder, calls) for candidates in (matmul, waiting)]
         rows: dict[str, Callable[[int], object]] = {
             "built by processes": lambda n: build_all(local, matmul, folder, calls, slots=n),
             "built by dask workers": lambda n: build_all(builders[n], matmul, folder, calls),

@@ -70,6 +70,16 @@ def test_a_worker_that_dies_in_the_middle_loses_no_candidate(cluster: distribute
     assert [record.error for record in records] == [None] * 8
 
 
+def test_a_worker_that_leaves_in_the_middle_fails_no_candidate(cluster: distributed.LocalCluster) -> None:
+    scale(cluster, 2)
+    batch = candidates(NATIVE, 8)
+    with open_measurer([batch[0].kernel], NATIVE, seed=3, cluster=cluster.scheduler_address) as measurer:
+        threading.Timer(0.5, cluster.scale, [1]).start()
+        records = measure(measurer, batch)
+        wait_for(lambda: len(worker_pids(cluster)) == 1)
+    assert [record.error for record in records] == [None] * 8
+
+
 def test_a_candidate_that_misbehaves_costs_itself_only(
     cluster: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 
 from tvmbridge.tuning.measure.forks import ForkServer, JobEnd
 from tvmbridge.version import __version__
@@ -32,10 +32,12 @@ class BuildPlugin(WorkerPlugin):
         """When a worker gets the plugin."""
         self._lock = threading.Lock()
         self._forks: ForkServer | None = None
+        self._over = False
 
     def teardown(self, worker: Worker) -> None:
         """When the tuning run is over, or the worker."""
         with self._lock:
+            self._over = True
             self._stop()
 
     def run(self, arguments: dict[str, Any], limits_s: dict[str, float | None]) -> JobEnd:
@@ -43,6 +45,8 @@ class BuildPlugin(WorkerPlugin):
         for _ in range(_STARTS):
             ended: concurrent.futures.Future[JobEnd] = concurrent.futures.Future()
             with self._lock:
+                if self._over:
+                    raise Reschedule()  # this worker is leaving
                 if self._forks is None:
                     forks = ForkServer(self._opening, idle_s=_IDLE_S)
                     forks.start()
@@ -53,9 +57,11 @@ class BuildPlugin(WorkerPlugin):
             if end.result is not None or end.ended is not None:
                 return end
             with self._lock:
+                if self._over:
+                    raise Reschedule()
                 if self._forks is forks:
                     self._stop()
-        return msgspec.structs.replace(end, ended="the process that builds ended")
+        return JobEnd(ended="the process that builds ended", stage="compiling")
 
     def _stop(self) -> None:
         if self._forks is not None:

@@ -3,10 +3,10 @@
 It imports TVM once and never runs a kernel itself, so that its children start in milliseconds and in a clean state, as
 those of `worker` do. A child that crashes, hangs or eats the memory costs its job and nothing else.
 
-Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "rotated_bytes", "idle_s"}
-once, then {"id", "job", "arguments", "limits_s": {stage: seconds or null}} per job. Out: {"ready": true} once, then the
-fields of a `forks.JobEnd` and the "id" per job. It ends with its standard input, or when it has had nothing to do for
-`idle_s` seconds.
+Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "rotated_bytes", "folder",
+"idle_s"} once, then {"id", "job", "arguments", "limits_s": {stage: seconds or null}} per job. Out: {"ready": true}
+once, then the fields of a `forks.JobEnd` and the "id" per job. It ends with its standard input, or when it has had
+nothing to do for `idle_s` seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import select
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.forked import Forked, adopt_orphans, end_orphans
 from tvmbridge.tuning.measure.jobs import JOBS, Setting
 from tvmbridge.tuning.measure.operands import RandomData
+from tvmbridge.tuning.measure.reference import References
 
 _TICK_S = 0.05  # how late a time-out may be noticed
 
@@ -49,6 +51,7 @@ def main() -> int:
         },
         target=msgspec.convert(opening["target"], Target),
         data=RandomData(opening["rotated_bytes"]),
+        references=References(Path(opening["folder"])),
     )
 
     def answer(message: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ class ForkServer:
     def start(self) -> None:
         """Start the process and wait until it is ready; TuningError where it cannot start."""
         self._printed: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the process lives
+        self._folder = tempfile.TemporaryDirectory(prefix="tvmbridge-measure-")
         self._process = subprocess.Popen(
             child_command("tvmbridge.tuning.measure.fork_server"),
             stdin=subprocess.PIPE,
@@ -77,7 +78,7 @@ class ForkServer:
         try:
             assert self._process.stdin is not None and self._process.stdout is not None
             with contextlib.suppress(OSError):  # it has ended already: what it did not answer says so
-                self._process.stdin.write(json.dumps(self._opening).encode() + b"\n")
+                self._process.stdin.write(json.dumps({**self._opening, "folder": self._folder.name}).encode() + b"\n")
                 self._process.stdin.flush()
             if not self._process.stdout.readline():
                 raise self.error()
@@ -116,6 +117,7 @@ class ForkServer:
             with contextlib.suppress(OSError):  # what could not be written any more
                 if stream is not None:
                     stream.close()
+        self._folder.cleanup()
 
     def error(self) -> TuningError:
         """The error for a process that has ended, with the last thing it printed."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,11 @@ from tvmbridge.errors import ToolchainError, reason
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Scheduled, recorded_templates
 from tvmbridge.targets import RpcMeasure, Target
-from tvmbridge.tuning.measure.operands import Operands, RandomData
-from tvmbridge.tuning.measure.stopping import is_enough, is_hopeless
+from tvmbridge.tuning.measure.operands import RandomData
+from tvmbridge.tuning.measure.reference import References
+from tvmbridge.tuning.measure.stopping import MOST_S, is_enough, is_hopeless
 from tvmbridge.tuning.measure.tracker import borrow_device
-from tvmbridge.tuning.measure.trial import REPEAT_US, TrialError, in_words, time_kernel
+from tvmbridge.tuning.measure.trial import MORE_LOOKS, REPEAT_US, Trial, TrialError, in_words
 
 _REPEATS_AT_ONCE = 5  # fewer decide nothing
 
@@ -36,6 +38,7 @@ class Setting:
     kernels: dict[str, Kernel]
     target: Target
     data: RandomData
+    references: References
 
 
 Arguments = dict[str, Any]
@@ -50,27 +53,24 @@ def build(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
     """
     say("compiling")
     try:
-        function = _schedule(arguments, setting).function
-    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
-        return {"error": in_words("cannot be scheduled", exc)}
-    try:
-        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        compile_library(module, setting.target, Path(arguments["library"]))
+        scheduled = _link(_trial(arguments, setting), Path(arguments["library"]))
+    except TrialError as exc:
+        return {"error": str(exc)}
     except (ToolchainError, OSError) as exc:
         return {"unable": str(exc)}
-    except Exception as exc:  # as above
+    except Exception as exc:  # whatever it was, this candidate failed, and its record says why
         return {"error": in_words("cannot be compiled", exc)}
-    return {"parameters": [[[int(axis) for axis in p.shape], str(p.dtype)] for p in function.params]}
+    return {"parameters": [[[int(axis) for axis in p.shape], str(p.dtype)] for p in scheduled.function.params]}
 
 
 def time_here(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any]:
     """Time a candidate's library on this machine, as `worker` does: {"times_us"} or {"error"}."""
     say("running")
     try:
+        trial = _trial(arguments, setting)
         function = tvm.runtime.load_module(arguments["library"])["main"]
-        kernel = setting.kernels[arguments["kernel"]]
-        operands = Operands(_schedule(arguments, setting).function, kernel.constants, setting.data)
-        return {"times_us": time_kernel(function, operands, arguments["best_us"])}
+        best_us = arguments["best_us"]
+        return {"times_us": trial.time(trial.schedule(), function, setting.data, setting.references, best_us)}
     except TrialError as exc:
         return {"error": str(exc)}
     except Exception as exc:  # as above
@@ -78,7 +78,7 @@ def time_here(arguments: Arguments, setting: Setting, say: Say) -> dict[str, Any
 
 
 def make_data(arguments: Arguments, setting: Setting) -> None:
-    """Before the fork for `time_here`: what all children read is made once."""
+    """Before the fork that times: what all children read is made once."""
     for parameter in setting.kernels[arguments["kernel"]].function.params:
         setting.data.of(str(parameter.dtype))
 
@@ -105,7 +105,12 @@ def time_there(arguments: Arguments, setting: Setting, say: Say) -> dict[str, An
         library = session.load_module(Path(arguments["library"]).name)
         tensors = [tvm.runtime.tensor(array, session.cpu()) for array in _random_arrays(arguments["parameters"])]
         say("running", device=device)
-        return {"times_us": _time_there(library, session.cpu(), tensors, arguments["best_us"])}
+        times_us = _time_there(library, session.cpu(), tensors, arguments["best_us"])
+        trial = _trial(arguments, setting)
+        trial.check(times_us, arguments["best_us"], lambda: _why_wrong_there(trial, library, session, setting))
+        return {"times_us": times_us}
+    except TrialError as exc:
+        return {"error": str(exc)}
     except Exception as exc:  # the candidate's fault where the session still answers, the device's where it does not
         if type(exc).__name__ == "RPCSessionTimeoutError":
             return {"late": True}
@@ -120,14 +125,21 @@ def _no_preparation(_arguments: Arguments, _setting: Setting) -> None:
 JOBS = {
     "build": (build, _no_preparation),
     "time_here": (time_here, make_data),
-    "time_there": (time_there, _no_preparation),
+    "time_there": (time_there, make_data),
 }
 
 
-def _schedule(arguments: Arguments, setting: Setting) -> Scheduled:
+def _trial(arguments: Arguments, setting: Setting) -> Trial:
     kernel = setting.kernels[arguments["kernel"]]
     template = next(t for t in recorded_templates(kernel, setting.target) if t.name == arguments["template"])
-    return template.schedule(kernel, setting.target, arguments["config"])
+    return Trial(kernel, setting.target, template, arguments["config"])
+
+
+def _link(trial: Trial, library: Path) -> Scheduled:
+    scheduled = trial.schedule()
+    module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
+    compile_library(module, trial.target, library)
+    return scheduled
 
 
 def _time_there(
@@ -136,7 +148,11 @@ def _time_there(
     """Microseconds per call, of each repeat, with warm caches; a device's own clock counts."""
     started = time.perf_counter()
     timer = functools.partial(library.time_evaluator, "main", device)
-    call_us = timer(number=1, repeat=1)(*tensors).results[0] * 1e6
+    once = timer(number=1, repeat=1)
+    call_us = once(*tensors).results[0] * 1e6
+    for _ in range(MORE_LOOKS):
+        if is_hopeless(call_us, best_us) and time.perf_counter() - started < MOST_S:
+            call_us = min(call_us, once(*tensors).results[0] * 1e6)
     if is_hopeless(call_us, best_us):
         return [call_us]
     repeats = timer(number=max(1, math.ceil(REPEAT_US / max(call_us, 0.1))), repeat=_REPEATS_AT_ONCE)
@@ -144,6 +160,30 @@ def _time_there(
     while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
         times_us += [seconds * 1e6 for seconds in repeats(*tensors).results]
     return times_us
+
+
+def _why_wrong_there(
+    trial: Trial, library: tvm.runtime.Module, session: rpc.RPCSession, setting: Setting
+) -> str | None:
+    """What is wrong with the candidate's outputs on the device, beside those of the untuned schedule there."""
+
+    def on_device(library: tvm.runtime.Module) -> Callable[..., None]:
+        def call(*operands: tvm.runtime.Tensor) -> None:
+            sent = [tvm.runtime.tensor(operand.numpy(), session.cpu()) for operand in operands]
+            library["main"](*sent)
+            for operand, result in zip(operands, sent, strict=True):
+                operand.copyfrom(result.numpy())
+
+        return call
+
+    def untuned() -> tuple[Scheduled, Callable[..., None]]:
+        with tempfile.TemporaryDirectory(prefix="tvmbridge-") as folder:
+            path = Path(folder, "untuned.so")
+            scheduled = _link(trial.untuned(), path)
+            session.upload(str(path))
+        return scheduled, on_device(session.load_module(path.name))
+
+    return setting.references.why_wrong(trial.kernel, trial.schedule(), on_device(library), setting.data, untuned)
 
 
 def _random_arrays(parameters: list[tuple[list[int], str]]) -> list[np.ndarray]:

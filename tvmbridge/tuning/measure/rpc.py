@@ -16,7 +16,7 @@ import msgspec
 
 from tvmbridge.errors import TuningError
 from tvmbridge.targets import RpcMeasure, Target
-from tvmbridge.tuning.measure.building import Built
+from tvmbridge.tuning.measure.building import Built, name_candidate
 from tvmbridge.tuning.measure.forks import ForkServer, JobEnd
 from tvmbridge.tuning.measure.overlapped import Defer, Timed
 from tvmbridge.tuning.measure.tracker import count_devices, why_not_rpc
@@ -87,6 +87,7 @@ class RpcTimer:
             attempt = self._waiting.popleft()
             self._sessions += 1
             arguments = {
+                **name_candidate(attempt.built.candidate),
                 "place": msgspec.to_builtins(self._place),
                 "session_s": UPLOAD_TIMEOUT_S + RUN_TIMEOUT_S,
                 "library": str(attempt.built.library),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +25,7 @@ from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import MOST_S, is_enough, is_hopeless
 
 _CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
-_MORE_LOOKS = 2  # at what seems hopeless: one call may have been interrupted
+MORE_LOOKS = 2  # at what seems hopeless: one call may have been interrupted
 REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
@@ -47,40 +48,59 @@ class Trial:
         Returns early where `down` ends: then nobody waits for a result.
         """
         try:
-            scheduled, library = self._compile(self.template, self.config)
+            scheduled, library = self._compile()
             _write(up, {"built": True})
             line = _read_line(down)
             if not line:
                 return
-            operands = Operands(scheduled.function, self.kernel.constants, data)
-            best_us = json.loads(line)["best_us"]
-            times_us = time_kernel(library["main"], operands, best_us)
-            if best_us is None or median(times_us) < _CLOSE * best_us:
-                self._check(scheduled, library, data, references)
+            times_us = self.time(scheduled, library["main"], data, references, json.loads(line)["best_us"])
             _write(up, {"times_us": times_us, "error": None})
         except TrialError as exc:
             _write(up, {"times_us": [], "error": str(exc)})
         except BaseException as exc:  # whatever it was, this candidate failed, and the record says why
             _write(up, {"times_us": [], "error": in_words("failed while running", exc)})
 
-    def _check(
-        self, scheduled: Scheduled, library: tvm.runtime.Module, data: RandomData, references: References
-    ) -> None:
-        """Refuse a wrong result, of a candidate that might win."""
+    def time(
+        self,
+        scheduled: Scheduled,
+        function: tvm.runtime.PackedFunc,
+        data: RandomData,
+        references: References,
+        best_us: float | None,
+    ) -> list[float]:
+        """Microseconds per call of the compiled candidate, of each repeat; TrialError for one that is wrong and quick.
+
+        Only in a process that ends with the trial: TVM's threads stay in it.
+        """
+        times_us = _time(function, Operands(scheduled.function, self.kernel.constants, data), best_us)
 
         def untuned() -> tuple[Scheduled, tvm.runtime.PackedFunc]:
-            template = fitting_templates(self.kernel, self.target)[0]
-            own, compiled = self._compile(template, template.guess(self.kernel, self.target))
+            own, compiled = self.untuned()._compile()
             return own, compiled["main"]
 
-        if problem := references.why_wrong(self.kernel, scheduled, library["main"], data, untuned):
+        self.check(times_us, best_us, lambda: references.why_wrong(self.kernel, scheduled, function, data, untuned))
+        return times_us
+
+    def check(self, times_us: Sequence[float], best_us: float | None, why_wrong: Callable[[], str | None]) -> None:
+        """TrialError where a candidate that may win is wrong."""
+        may_win = best_us is None or median(times_us) < _CLOSE * best_us
+        if may_win and (problem := why_wrong()):
             raise TrialError(problem)
 
-    def _compile(self, template: Template, config: Config) -> tuple[Scheduled, tvm.runtime.Module]:
+    def untuned(self) -> Trial:
+        """The one that an untuned build takes."""
+        template = fitting_templates(self.kernel, self.target)[0]
+        return dataclasses.replace(self, template=template, config=template.guess(self.kernel, self.target))
+
+    def schedule(self) -> Scheduled:
+        """The candidate's function; TrialError where the template refuses the config."""
         try:
-            scheduled = template.schedule(self.kernel, self.target, config)
+            return self.template.schedule(self.kernel, self.target, self.config)
         except BaseException as exc:
             raise TrialError(in_words("cannot be scheduled", exc)) from exc
+
+    def _compile(self) -> tuple[Scheduled, tvm.runtime.Module]:
+        scheduled = self.schedule()
         try:
             module = tvm.IRModule({"main": scheduled.function.with_attr("global_symbol", "main")})
             library = machine_code(module, tvm_target(self.target)).mod
@@ -108,7 +128,7 @@ def _read_line(down: int) -> bytes:
     return data
 
 
-def time_kernel(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
+def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float | None) -> list[float]:
     """Microseconds per call, of each repeat."""
     process_id = os.getpid()
     _spread_threads()
@@ -119,7 +139,7 @@ def time_kernel(function: tvm.runtime.PackedFunc, operands: Operands, best_us: f
     if _has_children():
         raise TrialError("started another process")
     call_us = _repeat_us(function, operands, 1)
-    for _ in range(_MORE_LOOKS):
+    for _ in range(MORE_LOOKS):
         if is_hopeless(call_us, best_us) and time.perf_counter() - started < MOST_S:
             call_us = min(call_us, _repeat_us(function, operands, 1))
     if is_hopeless(call_us, best_us):
