@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -30,6 +29,7 @@ from tvmbridge.schedules.metaschedule import TEMPLATE, workload
 from tvmbridge.schedules.trace import render_trace
 from tvmbridge.targets import Target
 from tvmbridge.tuning.log import LogRecords, TrialRecord, TuningLog, read_log
+from tvmbridge.tuning.record import now_utc
 
 _WORKLOADS, _RECORDS = "database_workload.json", "database_tuning_record.json"
 _FAILED_S = 1e10  # what MetaSchedule writes as the time of a trial that failed
@@ -65,7 +65,9 @@ def export_database(
         with tempfile.TemporaryDirectory(prefix=".tvmbridge-", dir=folder) as workspace:
             database = ms.database.JSONDatabase(work_dir=workspace)
             for record in records:
-                if record.target != target.key:
+                if record.final:
+                    left["of a final check, in a network"] += 1
+                elif record.target != target.key:
                     left["of another target"] += 1
                 elif record.kernel not in kernels:
                     left["of a kernel that the model does not have"] += 1
@@ -187,7 +189,6 @@ def _import(line: bytes, owners: list[Kernel | None], target: Target) -> TrialRe
     failed = max(times) >= _FAILED_S
     if not failed and not all(math.isfinite(seconds) and seconds > 0 for seconds in times):
         return "without a time"
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return TrialRecord(
         kernel=kernel.key,
         target=target.key,
@@ -198,7 +199,7 @@ def _import(line: bytes, owners: list[Kernel | None], target: Target) -> TrialRe
         error=_FAILED if failed else None,
         tvm=_UNKNOWN,
         seed=0,
-        when=now,
+        when=now_utc(),
     )
 
 
