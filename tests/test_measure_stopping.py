@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvmbridge.tuning.measure.stopping import MOST_REPEATS, MOST_S, is_enough, is_hopeless, median_interval
+from tvmbridge.tuning.measure.stopping import (
+    FEWEST_REPEATS,
+    MOST_REPEATS,
+    MOST_S,
+    believed,
+    is_enough,
+    is_hopeless,
+    median_interval,
+    undisturbed,
+)
 
 TIMES = st.lists(st.floats(0.1, 1e6), max_size=40)
 
@@ -42,28 +51,54 @@ def test_the_true_median_of_that_distribution_is_what_the_test_says():
     assert abs(np.median(drawn) - 116.0) < 0.5
 
 
-def test_quiet_repeats_are_enough_after_five():
+def test_five_repeats_that_agree_are_enough():
     times_us = [100.0, 101.0, 99.5, 100.2, 100.9]
     assert [is_enough(times_us[:count], 90.0, 0.01) for count in range(6)] == [False] * 5 + [True]
     assert is_enough(times_us, None, 0.01)
 
 
 def test_a_clear_loser_is_given_up_however_much_its_times_differ():
-    assert is_enough([150.0, 130.0, 190.0, 120.0, 170.0], 110.0, 0.01)
-    assert not is_enough([150.0, 130.0, 190.0, 120.0, 170.0], 125.0, 0.01)
-    assert not is_enough([150.0, 130.0, 190.0, 120.0, 170.0], None, 0.01)
+    times_us = [150.0, 130.0, 190.0, 120.0, 170.0]
+    assert is_enough(times_us, 110.0, 0.01)
+    assert not is_enough(times_us, 125.0, 0.01)
+    assert not is_enough(times_us, None, 0.01)
 
 
-def test_a_disturbed_repeat_costs_some_more_and_not_all():
+def test_a_long_repeat_costs_some_more_and_not_all():
     times_us = [100.0, 100.5, 180.0, 100.2, 100.4, 100.1, 100.3, 100.6]
     assert not is_enough(times_us[:5], 100.0, 0.01)
     assert is_enough(times_us, 100.0, 0.01)
 
 
-@given(TIMES.filter(bool), st.floats(0.1, 1e6) | st.none())
+@given(TIMES, st.floats(0.1, 1e6) | st.none())
 def test_there_is_an_end_to_it(times_us, best_us):
     assert is_enough(times_us, best_us, MOST_S)
-    assert is_enough((times_us * MOST_REPEATS)[:MOST_REPEATS], best_us, 0.0)
+    assert is_enough([*times_us, *range(1, MOST_REPEATS + 1)], best_us, 0.0)
+
+
+def quiet(*times_us: float) -> list[tuple[float, bool]]:
+    return [(time_us, False) for time_us in times_us]
+
+
+def disturbed(*times_us: float) -> list[tuple[float, bool]]:
+    return [(time_us, True) for time_us in times_us]
+
+
+def test_disturbed_repeats_count_for_nothing():
+    repeats = [*disturbed(210.0, 80.0), *quiet(99.0, 100.0, 98.0, 97.0, 101.0), *disturbed(205.0)]
+    assert undisturbed(repeats) == believed(repeats) == [99.0, 100.0, 98.0, 97.0, 101.0]
+
+
+def test_without_enough_quiet_ones_the_shortest_repeats_count():
+    repeats = [*disturbed(210.0, 180.0, 250.0, 190.0, 200.0, 205.0), *quiet(100.0)]
+    assert believed(repeats) == [100.0, 180.0, 190.0, 200.0, 205.0]
+    assert believed(disturbed(7.0)) == [7.0]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e6), st.booleans()), min_size=1, max_size=60))
+def test_something_always_counts(repeats):
+    assert min(FEWEST_REPEATS, len(repeats)) <= len(believed(repeats)) <= len(repeats)
+    assert median_interval(believed([*repeats, *quiet(*range(1, 6))])) is not None
 
 
 def test_one_call_is_enough_for_what_cannot_win():

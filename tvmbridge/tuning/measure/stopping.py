@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 
 HOPELESS = 3.0  # a call this many times slower than the best known cannot become the best
-MOST_REPEATS = 20
+FEWEST_REPEATS = 5  # that have an interval
+MOST_REPEATS = 20  # that count
 MOST_S = 0.2
 PRECISION = 0.02  # half of the interval's width, as a part of the median
 _OUTSIDE = 0.1  # the median lies outside its interval at most this often
@@ -26,6 +27,20 @@ def median_interval(times_us: Sequence[float]) -> tuple[float, float] | None:
         rank += 1
         outside += 2.0 * math.comb(count, rank) * 0.5**count
     return (ordered[rank - 1], ordered[count - rank]) if rank else None
+
+
+def undisturbed(repeats: Sequence[tuple[float, bool]]) -> list[float]:
+    """The times of (time, whether the system took a CPU from the kernel meanwhile) that nothing disturbed."""
+    return [time_us for time_us, disturbed in repeats if not disturbed]
+
+
+def believed(repeats: Sequence[tuple[float, bool]]) -> list[float]:
+    """The times that count: the undisturbed ones, or where those are too few for an interval the shortest of all.
+
+    What others use of the machine makes a time longer and never shorter.
+    """
+    quiet = undisturbed(repeats)
+    return quiet if len(quiet) >= FEWEST_REPEATS else sorted(time_us for time_us, _ in repeats)[:FEWEST_REPEATS]
 
 
 def is_hopeless(call_us: float, best_us: float | None) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +23,11 @@ from tvmbridge.schedules import Config, Scheduled, Template, fitting_templates
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.operands import Operands, RandomData
 from tvmbridge.tuning.measure.reference import References
-from tvmbridge.tuning.measure.stopping import MOST_S, is_enough, is_hopeless
+from tvmbridge.tuning.measure.stopping import MOST_S, believed, is_enough, is_hopeless, undisturbed
 
 _CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
 MORE_LOOKS = 2  # at what seems hopeless: one call may have been interrupted
-REPEAT_US = 3000.0  # calls that take less are timed together: many that follow each other, as one repeat
+REPEAT_US = 1000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
 
 class TrialError(Exception):
@@ -133,30 +134,33 @@ def _time(function: tvm.runtime.PackedFunc, operands: Operands, best_us: float |
     process_id = os.getpid()
     _spread_threads()
     started = time.perf_counter()
-    _repeat_us(function, operands, 1)  # touches its memory for the first time
+    _repeat(function, operands, 1)  # touches its memory for the first time
     if os.getpid() != process_id:
         os._exit(1)
     if _has_children():
         raise TrialError("started another process")
-    call_us = _repeat_us(function, operands, 1)
+    call_us, _ = _repeat(function, operands, 1)
     for _ in range(MORE_LOOKS):
         if is_hopeless(call_us, best_us) and time.perf_counter() - started < MOST_S:
-            call_us = min(call_us, _repeat_us(function, operands, 1))
+            call_us = min(call_us, _repeat(function, operands, 1)[0])
     if is_hopeless(call_us, best_us):
         return [call_us]
     calls = max(1, math.ceil(REPEAT_US / max(call_us, 0.1)))
-    times_us: list[float] = []
-    while not times_us or not is_enough(times_us, best_us, time.perf_counter() - started):
-        times_us.append(_repeat_us(function, operands, calls))
-    return times_us
+    repeats: list[tuple[float, bool]] = []
+    while not repeats or not is_enough(undisturbed(repeats), best_us, time.perf_counter() - started):
+        repeats.append(_repeat(function, operands, calls))
+    return believed(repeats)
 
 
-def _repeat_us(function: tvm.runtime.PackedFunc, operands: Operands, calls: int) -> float:
+def _repeat(function: tvm.runtime.PackedFunc, operands: Operands, calls: int) -> tuple[float, bool]:
+    """Microseconds per call, and whether another process, or another thread of this one, took a CPU from it."""
     taken = operands.take(calls)
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     start = time.perf_counter_ns()
     for each in taken:
         function(*each)
-    return (time.perf_counter_ns() - start) / calls / 1e3
+    time_us = (time.perf_counter_ns() - start) / calls / 1e3
+    return time_us, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
 
 def _spread_threads() -> None:
