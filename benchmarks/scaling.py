@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import queue
+import signal
 import socket
 import statistics
 import subprocess
@@ -164,7 +165,7 @@ def on_devices(target: Target, forks: ForkServer, calls: Calls) -> Iterator[dict
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": child_environment()}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     tracker = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"]
     commands = [[*tracker, "--port", str(port), "--port-end", str(port + 1)]]
     for count in COUNTS:
@@ -172,8 +173,8 @@ def on_devices(target: Target, forks: ForkServer, calls: Calls) -> Iterator[dict
         commands += [child_command("tvmbridge.tuning.measure.device_server", *place)] * count
     with contextlib.ExitStack() as running:
         for command in commands:
-            process = running.enter_context(subprocess.Popen(command, **quiet))  # type: ignore[call-overload]
-            running.callback(process.kill)
+            process = running.enter_context(subprocess.Popen(command, env=child_environment(), **quiet))  # type: ignore[call-overload]
+            running.callback(os.killpg, process.pid, signal.SIGKILL)  # the tracker is a child of the tracker's program
         timers = {}
         for count in COUNTS:
             place = RpcMeasure(tracker=f"127.0.0.1:{port}", key=f"devices{count}")

@@ -163,11 +163,11 @@ def test_a_scheduler_that_is_lost_in_the_middle_is_an_error(
     monkeypatch.setattr(cluster_module, "NO_WORKER_S", 3.0)
     monkeypatch.setattr(cluster_module, "_CLOSE_TIMEOUT_S", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
+    batch = candidates(NATIVE, 8)
     # As docs/distributed-tuning.md says.
     dask = [sys.executable, "-m", "dask"]
     scheduler = psutil.Popen([*dask, "scheduler", "--host", address, "--no-dashboard"])
     worker = psutil.Popen([*dask, "worker", address, "--nworkers", "1", "--nthreads", "1", "--no-dashboard"])
-    batch = candidates(NATIVE, 8)
     try:
         with distributed.Client(address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
