@@ -19,9 +19,9 @@ import numpy as np
 import psutil
 import pytest
 from kernels import lower_expression, lower_function, random_array, runnable_targets
+from misbehaving import aborts, hangs, takes_its_time
 from rpc_farm import Farm, free_port, running_farm, wait_for
 from tvm import relax
-from tvm.script import tirx as T  # noqa: N812
 
 from tvmbridge.child import child_environment
 from tvmbridge.errors import TuningError
@@ -44,33 +44,6 @@ pytestmark = [pytest.mark.compiler, pytest.mark.slow, pytest.mark.timeout(120)]
 
 NATIVE = runnable_targets()[0]
 KEYS = (f"key{number}" for number in itertools.count())
-
-
-# Each is one opaque block, which templates leave as it is.
-
-
-@T.prim_func(s_tir=True)
-def aborts(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("aborts"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "abort"))
-
-
-@T.prim_func(s_tir=True)
-def hangs(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("hangs"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "pause"))
-
-
-@T.prim_func(s_tir=True)
-def takes_its_time(a: T.Buffer((16,), "float32"), b: T.Buffer((16,), "float32")):  # type: ignore[no-untyped-def, valid-type]
-    with T.sblock("takes_its_time"):
-        T.reads(a[0:16])
-        T.writes(b[0:16])
-        T.evaluate(T.call_extern("int32", "usleep", 100000))
 
 
 @pytest.fixture(scope="module")
