@@ -6,7 +6,8 @@ import psutil
 
 
 def processes_below(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+    """Those that live: a dead one that nobody has asked for yet is none."""
+    return [each for each in psutil.Process(pid).children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_until_gone(processes: list[psutil.Process], timeout_s: float = 120.0) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvmbridge.interrupts import hold_interrupts
 from tvmbridge.tuning.features import Features, candidate_features
 from tvmbridge.tuning.record import TrialRecord
 
@@ -26,6 +27,10 @@ class CostModel:
     """
 
     def __init__(self, seed: int, earlier: Iterable[TrialRecord] = ()) -> None:
+        with hold_interrupts():
+            import xgboost
+
+        self._xgboost = xgboost
         self._seed = seed
         self._seen = _Table()
         self._candidates = _Table(self._seen.columns)
@@ -45,8 +50,6 @@ class CostModel:
 
     def train(self) -> None:
         """Fit to every trial so far; does nothing while there are too few, or too few new ones."""
-        import xgboost
-
         count = len(self._kernels)
         if count < _MINIMUM_TRIALS or count - self._trained_on <= _NEWS * count:
             return
@@ -65,8 +68,8 @@ class CostModel:
             "nthread": 1,  # on a busy machine more of them wait for each other, at ten times the cost
             "verbosity": 0,
         }
-        data = xgboost.DMatrix(self._seen.rows(range(count)), label=np.asarray(scores))
-        self._booster = xgboost.train(parameters, data, num_boost_round=_ROUNDS)
+        data = self._xgboost.DMatrix(self._seen.rows(range(count)), label=np.asarray(scores))
+        self._booster = self._xgboost.train(parameters, data, num_boost_round=_ROUNDS)
         self._trained_on = count
 
     def predict(self, candidates: Sequence[Candidate]) -> np.ndarray | None:
