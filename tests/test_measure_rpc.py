@@ -20,7 +20,6 @@ import psutil
 import pytest
 from kernels import lower_expression, lower_function, random_array, runnable_targets
 from misbehaving import aborts, hangs, takes_its_time
-from processes import processes_below
 from rpc_farm import Farm, free_port, running_farm, wait_for
 from tvm import relax
 
@@ -103,7 +102,9 @@ def slow_kernel() -> Kernel:
 
 
 def fork_servers() -> list[psutil.Process]:
-    return [p for p in processes_below(os.getpid()) if "tvmbridge.tuning.measure.fork_server" in p.cmdline()]
+    own = psutil.Process().children()  # what they have forked has their command line
+    living = [each for each in own if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in living if "tvmbridge.tuning.measure.fork_server" in each.cmdline()]
 
 
 def later(delay_s: float, act: Callable[[], None]) -> None:
