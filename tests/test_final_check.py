@@ -66,7 +66,7 @@ def play(monkeypatch: pytest.MonkeyPatch, kernel_us: dict[str, float], network_u
 
     def answer(self: Any, request: dict[str, Any]) -> dict[str, Any]:
         if not request["each_kernel"]:
-            return dict(zip(request["variants"], network_us, strict=False))
+            return {name: [time] * 5 for name, time in zip(request["variants"], network_us, strict=False)}
         symbols = {plan.symbol for _, plans in self._built.values() for plan in plans}
         return {name: {symbol: [kernel_us[name]] * 5 for symbol in symbols} for name in request["variants"]}
 
@@ -94,13 +94,25 @@ def test_the_network_decides_and_not_the_kernel_alone(model, monkeypatch):
 @pytest.mark.parametrize("network_us", [(500.0, 480.0), (500.0, 505.0)])
 def test_a_kernel_that_does_not_win_is_dropped(model, monkeypatch, network_us):
     tasks = measured_tasks(model)
-    play(monkeypatch, {"choice0": 50.0, "choice1": 49.9, "choice2": 60.0}, network_us)
+    play(monkeypatch, {"choice0": 50.0, "choice1": 50.0, "choice2": 60.0}, network_us)
     found = check(model, tasks)
     assert set(found.dropped) == {task.kernel.name for task in tasks}
     records = LogRecords([*(r for task in tasks for _, r in task.trials), *found.records])
     for task in tasks:
         plan = plan_kernel(task.kernel, NATIVE, records)
         assert (plan.template.name, plan.config) == (task.untuned.template.name, task.untuned.config)
+
+
+@pytest.mark.parametrize(
+    ("times_us", "wins"),
+    [
+        ([49.0, 48.9, 49.1, 49.0, 99.0, 49.0, 49.0, 49.0], True),  # one round was disturbed, which is no argument
+        ([49.0, 51.0, 49.0, 51.0, 49.0, 49.0, 51.0, 49.0], False),  # the median is lower, and that may be luck
+        ([49.0, 49.0, 49.0], False),  # too few rounds to know
+    ],
+)
+def test_a_win_is_one_that_the_rounds_agree_on(times_us, wins):
+    assert final_check._beats(times_us, [50.0] * len(times_us)) is wins
 
 
 def test_where_the_kernels_win_and_the_network_loses_nothing_has_won(model, monkeypatch):

@@ -26,11 +26,11 @@ from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import LoweredModel
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
+from tvmbridge.tuning.measure.stopping import median_interval
 from tvmbridge.tuning.record import TrialRecord, now_utc
 from tvmbridge.tuning.tasks import Candidate, Task
 from tvmbridge.verify.inputs import random_samples, write_arrays
 
-_WIN = 0.99  # a time below this share of the untuned one is a win; less is noise
 _TIMEOUT_S = 600.0
 
 
@@ -77,8 +77,9 @@ def run_final_check(
         kernels_us = stand.time_kernels(choices, seconds * 2 / 3)
         kernels = {task.kernel.key: _judge(task, choices, kernels_us) for task in tasks}
         winners = {key: verdict.winner for key, verdict in kernels.items()}
-        untuned_us, tuned_us = stand.time_networks([choices[0], winners], seconds / 3)
-    lost = tuned_us > untuned_us  # the kernels won and the network did not: then nothing has
+        untuned, tuned = stand.time_networks([choices[0], winners], seconds / 3)
+    untuned_us, tuned_us = statistics.median(untuned), statistics.median(tuned)
+    lost = statistics.median(_ratios(tuned, untuned)) > 1  # the kernels won and the network did not: nothing has
     when = now_utc()
     records, dropped = [], []
     for task in tasks:
@@ -137,8 +138,8 @@ class _Stand:
             )
         return found
 
-    def time_networks(self, choices: Sequence[Mapping[str, Candidate]], seconds: float) -> list[float]:
-        """For each choice the median time of one call of the network, microseconds."""
+    def time_networks(self, choices: Sequence[Mapping[str, Candidate]], seconds: float) -> list[list[float]]:
+        """For each choice the time of one call of the network, microseconds, one figure a round."""
         timed = self._run(choices, seconds, each_kernel=False)
         return [timed[self._build(choice)[0].target.name] for choice in choices]
 
@@ -206,10 +207,20 @@ def _judge(task: Task, choices: Sequence[Mapping[str, Candidate]], kernels_us: S
     key = task.kernel.key
     timed = {choice[key].key: (choice[key], times[key]) for choice, times in zip(choices, kernels_us, strict=True)}
     untuned = timed.pop(task.untuned.key)
-    limit_us = statistics.median(untuned[1]) * _WIN
-    better = [(candidate, times_us) for candidate, times_us in timed.values() if statistics.median(times_us) < limit_us]
+    better = [each for each in timed.values() if _beats(each[1], untuned[1])]
     winner, _ = min([untuned, *better], key=lambda pair: statistics.median(pair[1]))
     return _Verdict(winner, (untuned, *better))
+
+
+def _beats(times_us: Sequence[float], untuned_us: Sequence[float]) -> bool:
+    """Whether it is surely quicker: held against the untuned choice round by round, nine times in ten not by luck."""
+    interval = median_interval(_ratios(times_us, untuned_us))
+    return interval is not None and interval[1] < 1 and statistics.median(times_us) < statistics.median(untuned_us)
+
+
+def _ratios(times_us: Sequence[float], untuned_us: Sequence[float]) -> list[float]:
+    """By round: what disturbs the machine disturbs all who run in it."""
+    return [time_us / other_us for time_us, other_us in zip(times_us, untuned_us, strict=True)]
 
 
 def _final(task: Task, candidate: Candidate, times_us: tuple[float, ...], seed: int, when: str) -> TrialRecord:

@@ -19,7 +19,8 @@ from tvmbridge.errors import TvmBridgeError
 from tvmbridge.runtime import Session, load
 from tvmbridge.verify.latency import time_in_turns
 
-_ROUNDS = 5
+_ROUNDS = 7  # at least; the more, the surer
+_BLOCK_S = 0.02  # of one variant in one round, where a few runs take less
 
 
 def main(request_path: str) -> int:
@@ -44,28 +45,26 @@ def main(request_path: str) -> int:
 def _time_kernels(
     sessions: dict[str, Session], feeds: dict[str, np.ndarray], seconds: float
 ) -> dict[str, dict[str, list[float]]]:
-    """By variant and kernel, one figure a round; at least a few rounds, in which all took their turn."""
+    """By variant and kernel, one figure a round, in which all took their turn; as many rounds as fit, and a few."""
     times: dict[str, dict[str, list[float]]] = {name: {} for name in sessions}
-    block_s = seconds / _ROUNDS / len(sessions)
     until = time.monotonic() + seconds
     rounds = 0
     while rounds < _ROUNDS or time.monotonic() < until:
         for name, session in sessions.items():
-            for kernel, time_us in session.time_kernels(feeds, seconds=block_s).items():
+            for kernel, time_us in session.time_kernels(feeds, seconds=_BLOCK_S).items():
                 times[name].setdefault(kernel, []).append(time_us)
         rounds += 1
     return times
 
 
-def _time_networks(sessions: dict[str, Session], feeds: dict[str, np.ndarray], seconds: float) -> dict[str, float]:
-    """By variant, the median over the rounds; microseconds."""
+def _time_networks(
+    sessions: dict[str, Session], feeds: dict[str, np.ndarray], seconds: float
+) -> dict[str, list[float]]:
+    """By variant, the median of each round; microseconds."""
     blocks = time_in_turns(
         [functools.partial(session.run, feeds) for session in sessions.values()], seconds=seconds, rounds=_ROUNDS
     )
-    return {
-        name: statistics.median(statistics.median(block) for block in own) * 1e6
-        for name, own in zip(sessions, blocks, strict=True)
-    }
+    return {name: [statistics.median(block) * 1e6 for block in own] for name, own in zip(sessions, blocks, strict=True)}
 
 
 def _read_feeds(path: str, session: Session) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from tvmbridge.tuning.measure.operands import Operands, RandomData
 from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import MOST_S, believed, is_enough, is_hopeless, undisturbed
 
-_CLOSE = 1.25  # times the best known: who is slower is no finalist, and need not be right
+_CLOSE = 1.05  # times the best known: who is slower is no finalist, and need not be right
 MORE_LOOKS = 2  # at what seems hopeless: one call may have been interrupted
 REPEAT_US = 1000.0  # calls that take less are timed together: many that follow each other, as one repeat
 
