@@ -22,6 +22,7 @@ from kernels import lower_expression, lower_function, random_array, run_lowered,
 from processes import processes_below, wait_until_gone
 from tvm import relax, te
 
+from tvmbridge.cli import options
 from tvmbridge.codegen.plan import plan_kernel
 from tvmbridge.errors import LogError, TuningError
 from tvmbridge.lowering import Kernel, LoweredModel
@@ -29,6 +30,7 @@ from tvmbridge.schedules import Config, Template, fitting_templates
 from tvmbridge.targets import Target, parse_preset
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.cost_model import CostModel
+from tvmbridge.tuning.engines import opening
 from tvmbridge.tuning.engines.templates import TemplateEngine
 from tvmbridge.tuning.features import candidate_features
 from tvmbridge.tuning.log import read_log
@@ -85,6 +87,10 @@ def play(search: TemplateEngine, batch: list[Candidate], time_us: Callable[[Conf
 
 def tile(candidate: Candidate) -> int:
     return int(candidate.config["tile"])
+
+
+def test_the_command_line_offers_the_engines_that_there_are() -> None:
+    assert options.ENGINES == opening.ENGINES
 
 
 def test_the_untuned_choices_are_measured_first() -> None:

@@ -80,7 +80,8 @@ def tune(
     lowered = lowered or lower(model, target)
     with TuningLog.open(log, also=options.also) as records:
         progress = _begin(lowered, target, budget, records, options, on_progress)
-        checks = options.final_check and not isinstance(target.measure, RpcMeasure)
+        # Over RPC the network cannot run, and on a GPU its kernels cannot be timed one by one.
+        checks = options.final_check and target.kind != "cuda" and not isinstance(target.measure, RpcMeasure)
         finalists, reserve_s = _plan_check(budget, len(progress.tasks)) if checks else (0, 0.0)
         ended = _search(progress, records, target, budget, reserve_s, seed, options)
         check: FinalCheck | None = None
@@ -92,9 +93,10 @@ def tune(
                 check = run_final_check(
                     model, lowered, target, progress.tasks, finalists=finalists, seconds=seconds, seed=seed
                 )
-                records.append(check.records)
             except TvmBridgeError as exc:  # what was measured is in the log, and counts without the check
                 problem = exc.message
+            else:
+                records.append(check.records)
         return progress.end(ended, check, problem)
 
 
