@@ -115,6 +115,20 @@ def test_a_win_is_one_that_the_rounds_agree_on(times_us, wins):
     assert final_check._beats(times_us, [50.0] * len(times_us)) is wins
 
 
+def test_a_kernel_that_the_network_did_not_call_keeps_its_trials(model, monkeypatch):
+    tasks = measured_tasks(model)
+    play(monkeypatch, {"choice0": 50.0, "choice1": 40.0, "choice2": 60.0}, (500.0, 400.0))
+    timed = final_check._Stand.time_kernels
+    absent = tasks[0].kernel.key
+
+    def without_one(*arguments: Any) -> list[dict[str, Any]]:
+        return [{key: times for key, times in each.items() if key != absent} for each in timed(*arguments)]
+
+    monkeypatch.setattr(final_check._Stand, "time_kernels", without_one)
+    found = check(model, tasks)
+    assert {each.kernel for each in found.records} == {task.kernel.key for task in tasks[1:]}
+
+
 def test_where_the_kernels_win_and_the_network_loses_nothing_has_won(model, monkeypatch):
     tasks = measured_tasks(model)
     play(monkeypatch, {"choice0": 50.0, "choice1": 30.0, "choice2": 60.0}, (500.0, 510.0))

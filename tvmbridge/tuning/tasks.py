@@ -31,6 +31,23 @@ class Candidate:
         """Equal for candidates that make the same code."""
         return self.kernel.key, self.template.name, self.template.version, render_config(self.config)
 
+    def record(
+        self, target: Target, times_us: Iterable[float], error: str | None, *, seed: int, when: str
+    ) -> TrialRecord:
+        """What a trial of it on the target came to."""
+        return TrialRecord(
+            kernel=self.kernel.key,
+            target=target.key,
+            template=self.template.name,
+            template_version=self.template.version,
+            config=self.config,
+            times_us=tuple(times_us),
+            error=error,
+            tvm=tvm.__version__,
+            seed=seed,
+            when=when,
+        )
+
 
 class Task:
     """One kernel's search: `untried` shrinks, `trials` grows, in the order in which they were measured.

@@ -80,17 +80,8 @@ class LocalMeasurer:
             results[answer["index"]] = answer
         when = now_utc()
         return [
-            TrialRecord(
-                kernel=candidate.kernel.key,
-                target=self._target.key,
-                template=candidate.template.name,
-                template_version=candidate.template.version,
-                config=candidate.config,
-                times_us=tuple(results[index]["times_us"]),
-                error=results[index]["error"],
-                tvm=tvm.__version__,
-                seed=self._seed,
-                when=when,
+            candidate.record(
+                self._target, results[index]["times_us"], results[index]["error"], seed=self._seed, when=when
             )
             for index, (candidate, _) in enumerate(candidates)
         ]

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-import tvm
-
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.building import Builder, Built
 from tvmbridge.tuning.measure.forks import ForkServer
@@ -129,17 +127,6 @@ class OverlappedMeasurer:
                 self.devices = self._timer.devices
         when = now_utc()
         return [
-            TrialRecord(
-                kernel=candidate.kernel.key,
-                target=self._target.key,
-                template=candidate.template.name,
-                template_version=candidate.template.version,
-                config=candidate.config,
-                times_us=results[index].times_us,
-                error=results[index].error,
-                tvm=tvm.__version__,
-                seed=self._seed,
-                when=when,
-            )
+            candidate.record(self._target, results[index].times_us, results[index].error, seed=self._seed, when=when)
             for index, (candidate, _) in enumerate(candidates)
         ]
