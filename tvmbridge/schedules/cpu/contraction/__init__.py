@@ -102,6 +102,7 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
     count = _vectors(product, target).count
     tiles = dict.fromkeys([_best_tile(product, target), *_tiles(product, target)[:12]])
     pack_columns = (True,) if product.constant is not None or product.right_step != 1 else (False, True)
+    pack_rows = (False, True) if _can_pack_rows(product) else (False,)
     return [
         {
             "rows": rows,
@@ -110,16 +111,14 @@ def _configs(kernel: Kernel, target: Target) -> list[Config]:
             "row_tiles": row_tiles,
             "panels": panels,
             "columns_outer": outer,
-            "pack_rows": pack_rows,
+            "pack_rows": packed,
             "pack_columns": pack,
         }
-        for (rows, wide), unroll, row_tiles, outer, pack_rows, pack in itertools.product(
-            tiles, (2, 4, 8), _ROW_TILES, (False, True), (False, True), pack_columns
+        for (rows, wide), unroll, row_tiles, outer, packed, pack in itertools.product(
+            tiles, (2, 4, 8), _ROW_TILES, (False, True), pack_rows, pack_columns
         )
-        for panels in ((1, 4, 16) if pack_rows else (1,))
-        if row_tiles <= cut(product.rows, rows).count
-        and panels <= cut(count, wide).count
-        and (not pack_rows or _can_pack_rows(product))
+        for panels in ((1, 4, 16) if packed else (1,))
+        if row_tiles <= cut(product.rows, rows).count and panels <= cut(count, wide).count
     ]
 
 
