@@ -10,6 +10,6 @@ from tvmbridge.lowering.vector_math import vector_math
 
 def machine_code(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
     """Compile a module; raises what TVM raises."""
-    # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of the time of a trial's compilation.
+    # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of a trial's compilation.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
         return tvm.compile(early_vectors(vector_math(module, target)), target=target)
