@@ -38,7 +38,7 @@ from tvmbridge.tuning.log import read_log
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.measure.local import LocalMeasurer
 from tvmbridge.tuning.record import TrialRecord
-from tvmbridge.tuning.tune import tune_lowered
+from tvmbridge.tuning.tune import search_kernels
 
 SEED = 0
 _FAILED_S = 1e9
@@ -126,7 +126,7 @@ def run_templates(lowered: LoweredModel, target: Target, trials: int) -> Spent:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "templates.tune.jsonl")
         started = time.monotonic()
-        tune_lowered(lowered, target, budget=Budget(trials=trials), log=log, seed=SEED)
+        search_kernels(lowered, target, budget=Budget(trials=trials), log=log, seed=SEED)
         return _from_records(time.monotonic() - started, lowered.kernels, list(read_log(log)))
 
 
