@@ -23,9 +23,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, Requires, open_bundle, write_bundle
+from tvmbridge.bundle import (
+    Accuracy,
+    BuiltVariant,
+    ModelFacts,
+    Requires,
+    open_bundle,
+    verify_signature,
+    write_bundle,
+)
 from tvmbridge.bundle import archive as archive_module
 from tvmbridge.bundle import manifest as manifest_module
+from tvmbridge.bundle import signing as signing_module
 from tvmbridge.bundle.archive import ALIGNMENT_BYTES, PAGE_ALIGNED_FROM_BYTES, PAGE_BYTES, parse_archive, plan_archive
 from tvmbridge.bundle.manifest import MAX_LIBRARY_BYTES, MAX_MANIFEST_BYTES, VERSION, parse_manifest, render_manifest
 from tvmbridge.errors import ArtifactError, BundleFormatError, DigestError, NewerVersionError, OutputError
@@ -541,14 +550,29 @@ def test_the_frozen_bundle_of_version_1_is_read_today():
         np.testing.assert_array_equal(weight, np.arange(6, dtype="float32").reshape(2, 3))
 
 
+def test_the_frozen_signed_bundle_of_version_2_is_read_today():
+    golden = Path(__file__).parent / "golden"
+    with open_bundle(golden / "bundle-v2.tvmb") as bundle:
+        variant = bundle.manifest.variants[0]
+        assert (bundle.manifest.version, bundle.manifest.model, bundle.manifest.signature) == (2, MODEL, SIGNATURE)
+        assert len(verify_signature(bundle, golden / "bundle-v2.key.pub")) == 64
+        bundle.check_members()
+        (weight,) = bundle.map_weights(variant)
+        np.testing.assert_array_equal(weight, np.arange(6, dtype="float32").reshape(2, 3))
+
+
 def test_every_limit_in_the_specification_is_the_code_s():
     text = (Path(__file__).parents[1] / "docs" / "bundle-format.md").read_text()
     stated = {name: shown for name, shown in re.findall(r"`([A-Z_]+)` \(([^)]+)\)", text) if name not in ("FORMAT",)}
-    units = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
     for name, shown in stated.items():
         number, _, unit = shown.replace(",", "").partition(" ")
-        assert int(number) * units.get(unit, 1) == getattr(manifest_module, name, getattr(archive_module, name, None))
-    assert len(stated) == 9
+        assert int(number) * units.get(unit, 1) == next(
+            getattr(module, name)
+            for module in (manifest_module, archive_module, signing_module)
+            if hasattr(module, name)
+        )
+    assert len(stated) == 11
 
 
 def test_importing_the_format_imports_no_compiler():

@@ -15,6 +15,7 @@
     ├── ArtifactError         a bundle cannot be used
     │   ├── BundleFormatError foreign, truncated, malformed
     │   ├── DigestError       a member's bytes are not those that the manifest promises
+    │   ├── SignatureError    a signature is missing, wrong, by another key, or cannot be made or checked
     │   ├── NewerVersionError written by a newer tvmbridge
     │   └── NoVariantError    no variant of the bundle runs on this machine (.reasons)
     ├── InputError            run() got a wrong name, shape or dtype, or an index out of range
@@ -111,6 +112,10 @@ class BundleFormatError(ArtifactError):
 
 class DigestError(ArtifactError):
     """A member's bytes are not those that the manifest promises."""
+
+
+class SignatureError(ArtifactError):
+    """A signature is missing, wrong, by another key, or cannot be made or checked."""
 
 
 class NewerVersionError(ArtifactError):

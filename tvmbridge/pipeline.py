@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
 import os
 import tempfile
@@ -152,8 +153,15 @@ def build(
                 signature=model.signature,
                 variants=variants,
                 log=render_log(used) if used else None,
+                tools=_tool_versions(),
             )
     return BuildReport(facts, Path(output) if variants else None, tuple(outcomes))
+
+
+def _tool_versions() -> dict[str, str]:
+    """The packages that decide what a build makes."""
+    names = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxscript")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _refuse_arguments(targets: Sequence[Target], accept_inaccurate: Sequence[str]) -> None:

@@ -13,14 +13,16 @@ from tvmbridge.errors import BundleFormatError, NewerVersionError
 from tvmbridge.signature import ModelSignature
 
 FORMAT = "tvmbridge-bundle"
-VERSION = 1
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "signature.json"  # from version 2 on; the one member that the manifest does not list
 LOG_NAME = "tuning.jsonl"
 ATTACHMENT_FOLDER = "attachments/"
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_MEMBERS = 65_000
 MAX_NAME_BYTES = 255
+MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_LIBRARY_BYTES = 2**30
 MAX_LOG_BYTES = 2**30
 MAX_MEMBER_BYTES = 2**40
@@ -192,7 +194,7 @@ def find_fault(manifest: Manifest) -> str | None:
     if len(manifest.members) > MAX_MEMBERS:
         return f"lists {len(manifest.members)} members; at most {MAX_MEMBERS} are allowed"
     for name, member in manifest.members.items():
-        if not is_member_name(name) or name == MANIFEST_NAME:
+        if not is_member_name(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
             return f"member name {name[:80]!r} is not allowed"
         if _SHA256.fullmatch(member.sha256) is None:
             return f"digest of {name} is not 64 hexadecimal digits"

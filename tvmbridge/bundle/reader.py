@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,22 +16,48 @@ import numpy as np
 
 from tvmbridge.bundle.archive import StoredMember, parse_archive
 from tvmbridge.bundle.dtypes import numpy_dtype
-from tvmbridge.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, VariantEntry, parse_manifest
+from tvmbridge.bundle.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE_NAME,
+    Manifest,
+    VariantEntry,
+    parse_manifest,
+)
 from tvmbridge.errors import BundleFormatError, DigestError
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """What a file was found to hold."""
+
+    manifest: Manifest
+    manifest_bytes: bytes
+    signature_bytes: bytes | None
+    members: dict[str, StoredMember]
 
 
 class Bundle:
     """An open bundle; a context manager. Nothing of it is executed, and no member is read before it is asked for.
 
     path: where it was opened.
-    manifest: what it says about itself, checked.
+    manifest: what it says about itself, checked. manifest_bytes: the same, as it stands in the file.
+    signature_bytes: its `signature.json`, not looked into; None where it is not signed.
     """
 
-    def __init__(self, path: Path, descriptor: int, manifest: Manifest, members: dict[str, StoredMember]) -> None:
+    def __init__(self, path: Path, descriptor: int, structure: _Structure) -> None:
         self.path = path
-        self.manifest = manifest
+        self.manifest = structure.manifest
+        self.manifest_bytes = structure.manifest_bytes
+        self.signature_bytes = structure.signature_bytes
         self._descriptor: int | None = descriptor
-        self._members = members
+        self._members = structure.members
+
+    @property
+    def status(self) -> os.stat_result:
+        """Of the open file, whatever its path leads to by now."""
+        return os.fstat(self._open_descriptor())
 
     def read_member(self, name: str) -> bytes:
         """All bytes of a member, checked: for libraries and logs. Raises DigestError."""
@@ -45,25 +72,36 @@ class Bundle:
         self._check_digest(name, data)
         return data
 
-    def map_weights(self, variant: VariantEntry) -> tuple[np.ndarray[Any, Any], ...]:
-        """The weights of a variant, in its order, checked: row-major arrays on private pages of the mapped file.
+    def map_weights(self, variant: VariantEntry, *, check: bool = True) -> tuple[np.ndarray[Any, Any], ...]:
+        """The weights of a variant, in its order: row-major arrays on private pages of the mapped file.
 
+        check: compare their digests; a caller who has done so before, on the same file, may leave it out.
         Unmodified pages are shared with every process that maps the bundle. The arrays stay valid after close().
         Raises DigestError.
         """
         if not variant.weights:
             return ()
-        # ACCESS_COPY: NumPy hands only writable arrays to DLPack, and a write must never reach the file.
-        pages = np.frombuffer(mmap.mmap(self._open_descriptor(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+        pages = self._map()
         found: dict[str, np.ndarray[Any, Any]] = {}
         weights = []
         for entry in variant.weights:
             if entry.member not in found:
                 member = self._members[entry.member]
                 found[entry.member] = pages[member.data_offset : member.data_offset + member.size_bytes]
-                self._check_digest(entry.member, found[entry.member].data)
+                if check:
+                    self._check_digest(entry.member, found[entry.member].data)
             weights.append(found[entry.member].view(numpy_dtype(entry.dtype)).reshape(entry.shape))
         return tuple(weights)
+
+    def map_member(self, name: str) -> memoryview:
+        """All bytes of a member on pages of the mapped file, not checked; they stay valid after close()."""
+        member = self._members[name]
+        return self._map()[member.data_offset : member.data_offset + member.size_bytes].data
+
+    def check_members(self) -> None:
+        """Compare every member's digest; raises DigestError."""
+        for name in self.manifest.members:
+            self._check_digest(name, self.map_member(name))
 
     def close(self) -> None:
         """Close the file; mapped weights stay valid. Closing twice does nothing."""
@@ -90,6 +128,10 @@ class Bundle:
             raise ValueError(f"the bundle {self.path} is closed")
         return self._descriptor
 
+    def _map(self) -> np.ndarray[Any, Any]:
+        # ACCESS_COPY: NumPy hands only writable arrays to DLPack, and a write must never reach the file.
+        return np.frombuffer(mmap.mmap(self._open_descriptor(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+
     def _check_digest(self, name: str, data: bytes | memoryview) -> None:
         if hashlib.sha256(data).hexdigest() != self.manifest.members[name].sha256:
             raise DigestError(
@@ -112,17 +154,17 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     except (OSError, ValueError) as exc:
         raise BundleFormatError(f"{source}: cannot be opened: {getattr(exc, 'strerror', None) or exc}") from exc
     try:
-        manifest, members = _read_structure(descriptor, str(source))
+        structure = _read_structure(descriptor, str(source))
     except OSError as exc:
         os.close(descriptor)
         raise BundleFormatError(f"{source}: cannot be read: {exc.strerror or exc}") from exc
     except BaseException:
         os.close(descriptor)
         raise
-    return Bundle(source, descriptor, manifest, members)
+    return Bundle(source, descriptor, structure)
 
 
-def _read_structure(descriptor: int, source: str) -> tuple[Manifest, dict[str, StoredMember]]:
+def _read_structure(descriptor: int, source: str) -> _Structure:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise BundleFormatError(f"{source}: is a folder, not a bundle")
@@ -136,11 +178,19 @@ def _read_structure(descriptor: int, source: str) -> tuple[Manifest, dict[str, S
     place = members.pop(MANIFEST_NAME)
     if place.size_bytes > MAX_MANIFEST_BYTES:
         raise BundleFormatError(f"{source}: the manifest has {place.size_bytes} bytes, more than {MAX_MANIFEST_BYTES}")
-    text = read_at(place.data_offset, place.size_bytes)
     # Every other member has a digest in the manifest; the manifest itself has the archive's checksum.
+    text = read_at(place.data_offset, place.size_bytes)
     if zlib.crc32(text) != place.crc32:
         raise BundleFormatError(f"{source}: the manifest is damaged: its checksum is wrong")
     manifest = parse_manifest(text, source)
+    signature = None
+    if manifest.version >= 2 and SIGNATURE_NAME in members:
+        place = members.pop(SIGNATURE_NAME)
+        if place.size_bytes > MAX_SIGNATURE_BYTES:
+            raise BundleFormatError(f"{source}: {SIGNATURE_NAME} has more than {MAX_SIGNATURE_BYTES} bytes")
+        signature = read_at(place.data_offset, place.size_bytes)
+        if zlib.crc32(signature) != place.crc32:
+            raise BundleFormatError(f"{source}: {SIGNATURE_NAME} is damaged: its checksum is wrong")
     for name in manifest.members.keys() - members.keys():
         raise BundleFormatError(f"{source}: member {name} of the manifest is missing")
     for name, member in members.items():
@@ -151,4 +201,4 @@ def _read_structure(descriptor: int, source: str) -> tuple[Manifest, dict[str, S
             raise BundleFormatError(
                 f"{source}: member {name} has {member.size_bytes} bytes, not the promised {promised}"
             )
-    return manifest, members
+    return _Structure(manifest, text, signature, members)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
+from tvmbridge.atomic_file import replacing
 from tvmbridge.bundle import manifest as format_
 from tvmbridge.bundle.archive import PlannedMember, plan_archive
+from tvmbridge.bundle.attestation import PROVENANCE_NAME, SBOM_NAME, render_provenance, render_sbom
 from tvmbridge.bundle.dtypes import ELEMENT_BYTES, numpy_dtype
 from tvmbridge.bundle.manifest import Manifest, MemberEntry, ModelFacts, VariantEntry, WeightEntry
+from tvmbridge.bundle.reader import Bundle
 from tvmbridge.bundle.variant import BuiltVariant
 from tvmbridge.errors import BundleFormatError, OutputError
 from tvmbridge.signature import ModelSignature
@@ -39,10 +43,12 @@ def write_bundle(
     signature: ModelSignature,
     variants: Sequence[BuiltVariant],
     log: bytes | None = None,
+    tools: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write a bundle: the same arguments give the same bytes, and `path` changes at the end or not at all.
 
-    log: content of the tuning log that was used, if any.
+    log: content of the tuning log that was used, if any. tools: packages that took part in the build → their versions.
+    Provenance and a bill of materials are attached.
     Weights are streamed from the arrays; a weight that several variants use is written once.
     Raises OutputError when the file cannot be written, BundleFormatError when a limit of the format is passed.
     """
@@ -61,9 +67,12 @@ def write_bundle(
         model=model,
         signature=signature,
         variants=entries,
-        members={name: MemberEntry(content.sha256, len(content.data)) for name, content in contents.items()},
+        members=_describe_members(contents),
         log=format_.LOG_NAME if log is not None else None,
     )
+    contents[PROVENANCE_NAME] = _measure(render_provenance(manifest, tools))
+    contents[SBOM_NAME] = _measure(render_sbom(manifest, tools))
+    manifest = msgspec.structs.replace(manifest, members=_describe_members(contents))
     text = format_.render_manifest(manifest)
     # What the reader would refuse is never written.
     if len(text) > format_.MAX_MANIFEST_BYTES:
@@ -75,6 +84,17 @@ def write_bundle(
     ordered = {format_.MANIFEST_NAME: _measure(text), **dict(sorted(contents.items()))}
     planned, ending = plan_archive((name, len(content.data), content.crc32) for name, content in ordered.items())
     _replace_file(target, planned, ordered, ending)
+
+
+def rewrite_bundle(bundle: Bundle, path: Path, signature: bytes) -> None:
+    """Write an open bundle to `path`, as it is but for its signature.json; the same path replaces it in one step."""
+    contents = {format_.MANIFEST_NAME: _measure(bundle.manifest_bytes)}
+    for name, member in sorted(bundle.manifest.members.items()):
+        data = bundle.map_member(name)
+        contents[name] = Content(data, member.sha256, zlib.crc32(data))
+    contents[format_.SIGNATURE_NAME] = _measure(signature)
+    planned, ending = plan_archive((name, len(content.data), content.crc32) for name, content in contents.items())
+    _replace_file(path, planned, contents, ending)
 
 
 def _describe_variant(variant: BuiltVariant, contents: dict[str, Content]) -> VariantEntry:
@@ -122,25 +142,21 @@ def _describe_weight(weight: np.ndarray[Any, Any], contents: dict[str, Content])
     return WeightEntry(member=member, dtype=name, shape=weight.shape)
 
 
+def _describe_members(contents: Mapping[str, Content]) -> dict[str, MemberEntry]:
+    return {name: MemberEntry(content.sha256, len(content.data)) for name, content in contents.items()}
+
+
 def _measure(data: bytes | memoryview) -> Content:
     return Content(data, hashlib.sha256(data).hexdigest(), zlib.crc32(data))
 
 
 def _replace_file(target: Path, planned: Sequence[PlannedMember], contents: dict[str, Content], ending: bytes) -> None:
-    """Write a temporary file beside the target, on the same file system, and move it there when it is whole."""
+    """Put the whole file in place, or leave what is there as it is; what the system says of it, with a cure."""
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder", hint="give the name of a file in it")
-    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        # Mode x: never through a link or into a file that somebody else put there.
-        with open(temporary, "xb") as stream:
-            try:
-                _write_members(stream, planned, contents, ending)
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        _sync_folder(target.parent)
+        with replacing(target) as stream:
+            _write_members(stream, planned, contents, ending)
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror or exc}", hint=_suggest_cure(exc, target)) from exc
 
@@ -152,17 +168,6 @@ def _write_members(
         stream.write(member.header)
         stream.write(contents[member.name].data)
     stream.write(ending)
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _suggest_cure(exc: OSError, target: Path) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tvmbridge.atomic_file import replacing
 from tvmbridge.cli.options import (
     import_model,
     json_option,
@@ -100,10 +100,8 @@ def _write_page(path: Path, page: str) -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a folder", hint="name a file: -o report.html")
     try:
-        with tempfile.TemporaryDirectory(prefix=".tvmbridge-report-", dir=path.parent) as folder:
-            written = Path(folder, "report.html")
-            written.write_text(page, encoding="utf-8")
-            os.replace(written, path)
+        with replacing(path) as stream:
+            stream.write(page.encode())
     except OSError as exc:
         raise OutputError(
             f"{path}: cannot write the report: {exc.strerror or exc}", hint="choose another place with -o"

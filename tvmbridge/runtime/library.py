@@ -1,16 +1,16 @@
-"""Shared libraries of a bundle on disk: a cache by content that trusts no folder and no file without looking."""
+"""The cache folder, and shared libraries in it by content: no folder and no file there is trusted without looking."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+from tvmbridge.atomic_file import replacing
 from tvmbridge.errors import OutputError
 
 
@@ -36,6 +36,8 @@ def extracted_library(data: bytes, folder: Path) -> Iterator[Path]:
     if cached is not None:
         yield cached
         return
+    import tempfile  # seldom needed, and every start would pay for the import
+
     try:
         private = tempfile.TemporaryDirectory(prefix="tvmbridge-")
     except OSError as exc:
@@ -52,6 +54,17 @@ def extracted_library(data: bytes, folder: Path) -> Iterator[Path]:
         yield path
 
 
+def read_cached(folder: Path, name: str) -> bytes | None:
+    """What `folder/name` holds; None where there is no such file, or somebody else could have written it."""
+    try:
+        if not _is_ours(os.lstat(folder), stat.S_ISDIR):
+            return None
+        with _open_ours(folder / name) as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
 def write_cached(folder: Path, name: str, data: bytes) -> Path | None:
     """`folder/name` holding exactly `data`, written where it does not yet; None when the folder cannot be used."""
     try:
@@ -60,7 +73,8 @@ def write_cached(folder: Path, name: str, data: bytes) -> Path | None:
             return None
         path = folder / name
         if not _holds(path, data):
-            _replace(path, data)
+            with replacing(path, 0o700) as stream:
+                stream.write(data)
         return path if _holds(path, data) else None
     except OSError:
         # Read-only home, full disk, a file in the way: the caller has another place.
@@ -74,24 +88,15 @@ def _is_ours(status: os.stat_result, kind: Callable[[int], bool]) -> bool:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with _open_ours(path) as stream:
+            return os.fstat(stream.fileno()).st_size == len(data) and stream.read() == data
     except OSError:
         return False
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        return _is_ours(status, stat.S_ISREG) and status.st_size == len(data) and stream.read() == data
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step, so that other processes see the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _open_ours(path: Path) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not _is_ours(os.fstat(descriptor), stat.S_ISREG):
+        os.close(descriptor)
+        raise PermissionError(f"{path} could have been written by somebody else")
+    return open(descriptor, "rb")

@@ -7,12 +7,12 @@ import itertools
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tvmbridge.atomic_file import replacing
 from tvmbridge.errors import LogError, OutputError
 from tvmbridge.tuning.lookup import LogRecords, parse_log, whole_bytes
 from tvmbridge.tuning.record import (
@@ -284,21 +284,10 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Put a whole file in place, or leave what is there as it is."""
-    with _translated(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            try:
-                _write_all(descriptor, data)
-                # mkstemp makes it private; a log may be read by whom the folder's other files may be.
-                os.fchmod(descriptor, path.stat().st_mode & 0o777 if os.path.exists(path) else 0o644)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+    with _translated(path), replacing(path) as stream:
+        stream.write(data)
+        if path.exists():  # who may read a log goes on reading it
+            os.fchmod(stream.fileno(), path.stat().st_mode & 0o777)
 
 
 @contextlib.contextmanager

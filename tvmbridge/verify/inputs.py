@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 
+from tvmbridge.atomic_file import replacing
 from tvmbridge.bundle.dtypes import numpy_dtype
 from tvmbridge.errors import InputError, OutputError, reason
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -117,18 +117,9 @@ def write_arrays(path: str | os.PathLike[str], arrays: dict[str, np.ndarray]) ->
 
     Atomic: a file that is already there is replaced at the end, by a whole one, or stays as it is.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as stream:
-            try:
-                _write_members(stream, arrays)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with replacing(Path(path)) as stream:
+            _write_members(stream, arrays)
     except OSError as exc:
         raise OutputError(f"{path}: cannot write the arrays: {exc.strerror or exc}") from exc
 
