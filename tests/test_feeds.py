@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tvmbridge.errors import InputError
-from tvmbridge.runtime.feeds import FeedChecker
+from tvmbridge.runtime.feeds import FeedChecker, ResultChecker
 from tvmbridge.signature import TensorSpec
 
 SPECS = (TensorSpec("x", (2, 3), "float32"), TensorSpec("mask", (2,), "bool"))
@@ -37,6 +37,52 @@ def test_wrong_inputs_are_refused_by_name_with_a_hint(feeds, message, hint):
         FeedChecker(SPECS).order(feeds)
     assert message in caught.value.message
     assert hint in caught.value.hint if hint else caught.value.hint is None
+
+
+class OnlyDlpack:
+    """An array of another library, which NumPy can read by DLPack alone."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **keywords):
+        return self._array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+def test_an_array_by_dlpack_is_read_where_it_lies():
+    x = X + 2
+    (taken, _) = FeedChecker(SPECS).order({"x": OnlyDlpack(x), "mask": MASK})
+    assert np.shares_memory(taken, x)
+    np.testing.assert_array_equal(taken, x)
+    with pytest.raises(InputError, match="dtype float64 given"):
+        FeedChecker(SPECS).order({"x": OnlyDlpack(x.astype("float64")), "mask": MASK})
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ([X], "out as a dict"),
+        ({"z": X}, "no output 'z'; it gives 'x', 'mask'"),
+        ({"x": X.astype("float64")}, "float64[2, 3] given as out, x: float32[2, 3] expected"),
+        ({"x": X[:1]}, "float32[1, 3] given as out"),
+        ({"x": X[0]}, "float32[3] given as out"),
+        ({"x": [[0.0] * 3] * 2}, "a list given as out"),
+        ({"x": np.broadcast_to(np.float32(1), (2, 3))}, "is read-only"),
+    ],
+)
+def test_a_place_for_an_output_that_does_not_fit_is_refused(out, message):
+    with pytest.raises(InputError) as caught:
+        ResultChecker(SPECS).order(out)
+    assert message in caught.value.message
+
+
+def test_places_come_in_the_order_of_the_outputs_with_none_where_none_was_given():
+    assert ResultChecker(SPECS).order({}) == [None, None]
+    (first, second) = ResultChecker((TensorSpec("y", (None, 3), "float32"), *SPECS[1:])).order({"y": X})
+    assert first is X and second is None
 
 
 def test_a_missing_batch_axis_is_pointed_out():

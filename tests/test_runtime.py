@@ -16,7 +16,7 @@ import pytest
 
 import tvmbridge.bundle
 from tvmbridge.bundle import BuiltVariant, ModelFacts, Requires, open_bundle, write_bundle
-from tvmbridge.errors import ArtifactError, BundleFormatError, NoVariantError, TvmBridgeError
+from tvmbridge.errors import ArtifactError, BundleFormatError, InputError, NoVariantError, TvmBridgeError
 from tvmbridge.host import detect_host
 from tvmbridge.runtime import check_bundle, load
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -247,6 +247,60 @@ def test_outputs_own_their_memory_and_survive_later_calls(dense):
 
 
 @pytest.mark.compiler
+def test_outputs_are_written_where_the_caller_wants_them(dense):
+    x = draw_x(7)
+    y, wide = np.full((5, 131), np.nan, "float32"), np.full((5, 262), np.nan, "float32")
+    with load(dense.path) as session:
+        result = session.run({"x": x}, {"y": y})
+        assert result["y"] is y
+        assert_dense(dense, x, result)
+        result = session.run({"x": x}, out={"y": wide[:, ::2], "positive": y})
+        np.testing.assert_array_equal(y, np.maximum(wide[:, ::2], 0))
+        assert np.isnan(wide[:, 1::2]).all()
+        with pytest.raises(InputError, match="given as out"):
+            session.run({"x": x}, {"y": y[:1]})
+        # "positive" has an axis that the run decides: only the result shows that this does not fit.
+        with pytest.raises(TvmBridgeError, match="shape"):
+            session.run({"x": x}, {"positive": np.empty((5, 7), "float32")})
+
+
+@pytest.mark.compiler
+def test_aligned_inputs_are_read_in_place_also_from_read_only_memory(dense):
+    from tvmbridge.runtime.tensors import allocate_aligned, lend_array
+
+    array = allocate_aligned((5, 67), np.dtype("float32"))
+    array[...] = draw_x(8)
+    array.flags.writeable = False
+    tensor = lend_array(array)
+    assert np.from_dlpack(tensor).ctypes.data == array.ctypes.data
+    with load(dense.path) as session:
+        assert_dense(dense, array, session.run({"x": array}))
+
+
+@pytest.mark.compiler
+def test_a_required_signature_is_checked_before_anything_is_loaded(dense, tmp_path):
+    from tvmbridge.bundle import make_key, sign_bundle
+
+    path = tmp_path / "m.tvmb"
+    path.write_bytes(dense.path.read_bytes())
+    make_key(tmp_path / "key")
+    code = """
+import sys
+from tvmbridge.errors import SignatureError
+from tvmbridge.runtime import load
+try:
+    load(sys.argv[1], require_signature=sys.argv[2])
+except SignatureError as error:
+    print("tvm_ffi" in sys.modules, "not signed" in error.message)
+else:
+    print("loaded")
+"""
+    assert run_python(code, path, tmp_path / "key.pub", cache=tmp_path / "cache") == "False True"
+    sign_bundle(path, tmp_path / "key")
+    assert run_python(code, path, tmp_path / "key.pub", cache=tmp_path / "cache") == "loaded"
+
+
+@pytest.mark.compiler
 def test_threads_share_a_session_and_get_their_own_outputs(dense):
     session = load(dense.path)
     failures = []
@@ -407,8 +461,13 @@ def test_device_memory_copies_weights_inputs_and_outputs(dense):
     memory = DeviceMemory(ModelSignature(specs, specs), HOST_DEVICE)
     x = np.arange(6).astype(ml_dtypes.bfloat16).reshape(3, 2).T
     assert isinstance(memory.feed(0, x), tvm_ffi.Tensor)
-    np.testing.assert_array_equal(memory.fetch(0, memory.feed(0, x)), x)
-    assert memory.fetch(1, memory.feed(1, np.zeros((0, 3), "float32"))).shape == (0, 3)
+    np.testing.assert_array_equal(memory.fetch(0, memory.feed(0, x), None), x)
+    for out in (np.empty((2, 3), ml_dtypes.bfloat16), np.empty((2, 6), ml_dtypes.bfloat16)[:, ::2]):
+        assert memory.fetch(0, memory.feed(0, x), out) is out
+        np.testing.assert_array_equal(out, x)
+    with pytest.raises(ValueError, match="shape"):
+        memory.fetch(0, memory.feed(0, x), np.empty((3, 2), ml_dtypes.bfloat16))
+    assert memory.fetch(1, memory.feed(1, np.zeros((0, 3), "float32")), None).shape == (0, 3)
     tensor = allocate_on_device(dense.weights[0].shape, "float32", HOST_DEVICE)
     copy_to_device(dense.weights[0], tensor)
     np.testing.assert_array_equal(np.from_dlpack(tensor), dense.weights[0])

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tvmbridge.errors import OutputError as OutputError
     from tvmbridge.errors import ReferenceUnavailable as ReferenceUnavailable
     from tvmbridge.errors import ShapeError as ShapeError
+    from tvmbridge.errors import SignatureError as SignatureError
     from tvmbridge.errors import TargetError as TargetError
     from tvmbridge.errors import ToolchainError as ToolchainError
     from tvmbridge.errors import TuningError as TuningError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from tvmbridge.runtime import Session as Session
     from tvmbridge.runtime import check_bundle as check_bundle
     from tvmbridge.runtime import load as load
+    from tvmbridge.runtime.inference_session import InferenceSession as InferenceSession
     from tvmbridge.targets import Target as Target
     from tvmbridge.targets import load_targets as load_targets
     from tvmbridge.targets import parse_preset as parse_preset
@@ -70,6 +72,7 @@ _ERRORS = (
     "OutputError",
     "ReferenceUnavailable",
     "ShapeError",
+    "SignatureError",
     "TargetError",
     "ToolchainError",
     "TuningError",
@@ -90,6 +93,7 @@ _HOMES = {
     "BuildReport": "pipeline",
     "load": "runtime",
     "Session": "runtime",
+    "InferenceSession": "runtime.inference_session",
     "check_bundle": "runtime",
     **dict.fromkeys(_ERRORS, "errors"),
 }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
@@ -16,6 +15,9 @@ from tvmbridge.runtime.memory import HOST, Memory, bind_weights, make_memory
 from tvmbridge.runtime.tensors import Array
 from tvmbridge.runtime.threads import PoolSize
 from tvmbridge.signature import ModelSignature
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _POOLED_ALLOCATOR = 2
 
@@ -55,15 +57,18 @@ class Executable:
         # The first caller is most often the thread that loads; and what cannot start should say so now.
         self._callers.own = self._make_caller()
 
-    def call(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run once. arrays: the inputs, of exactly the right dtypes and shapes; returns new arrays, one an output."""
+    def call(self, arrays: Sequence[Array], out: Sequence[Array | None] | None = None) -> list[Array]:
+        """Run once; returns an array for each output, a new one or that of `out`.
+
+        arrays: the inputs, of exactly the right dtypes and shapes. out: for each output, where to write it, or None.
+        """
         caller: _Caller | None = getattr(self._callers, "own", None)
         if caller is None or caller.process_id != os.getpid():
             caller = self._callers.own = self._make_caller()
         if caller.worker is not None:
-            return caller.worker.submit(self._call_here, caller, arrays).result()
+            return caller.worker.submit(self._call_here, caller, arrays, out).result()
         self._pool.hold()
-        return self._call_here(caller, arrays)
+        return self._call_here(caller, arrays, out)
 
     def time_kernels(self, arrays: Sequence[Array], seconds: float) -> dict[str, float]:
         """Run for about `seconds`; the microseconds that each kernel takes of one run.
@@ -80,12 +85,14 @@ class Executable:
         self._pool.hold()
         return clock.time_kernels(lambda: self._call_here(caller, arrays), seconds)
 
-    def _call_here(self, caller: _Caller, arrays: Sequence[Array]) -> list[Array]:
+    def _call_here(
+        self, caller: _Caller, arrays: Sequence[Array], out: Sequence[Array | None] | None = None
+    ) -> list[Array]:
         memory = caller.memory
         tensors = [memory.feed(index, array) for index, array in enumerate(arrays)]
         result: Any = caller.main(*tensors, *self._weights)
         outputs = (result,) if isinstance(result, tvm_ffi.Tensor) else result
-        return [memory.fetch(index, output) for index, output in enumerate(outputs)]
+        return [memory.fetch(i, output, None if out is None else out[i]) for i, output in enumerate(outputs)]
 
     def _make_caller(self, clock: KernelClock | None = None) -> _Caller:
         machine = self._module["vm_load_executable"]()
@@ -94,5 +101,10 @@ class Executable:
         machine["vm_initialization"](*(number for device in devices for number in (*device, _POOLED_ALLOCATOR)))
         if clock is not None:
             machine["set_instrument"](tvm_ffi.convert(clock))
-        worker = None if self._pool.apply() else ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
+        worker = None if self._pool.apply() else self._start_worker()
         return _Caller(os.getpid(), machine["main"], make_memory(self._signature, self._device), worker)
+
+    def _start_worker(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # seldom needed, and every start would pay for the import
+
+        return ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)

@@ -1,8 +1,7 @@
-"""The inputs of one call against the model's signature: nothing is cast or reshaped, everything wrong is named."""
+"""A call's arrays against the model's signature: nothing is cast or reshaped, everything wrong is named."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +41,8 @@ class FeedChecker:
         return arrays
 
     def _refuse_names(self, feeds: Mapping[str, Any]) -> None:
+        import difflib
+
         names = [spec.name for spec in self._specs]
         for name in feeds:
             if name not in names:
@@ -55,9 +56,47 @@ class FeedChecker:
         return f"session.run({{{', '.join(f'{spec.name!r}: ...' for spec in self._specs)}}})"
 
 
+class ResultChecker:
+    """Turns the dict that run(out=…) takes into arrays in the model's order."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = tuple(specs)
+        self._dtypes = tuple(numpy_dtype(spec.dtype) for spec in specs)
+
+    def order(self, out: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any] | None]:
+        """For each output the array to write it to, of exactly its dtype and shape; None where none was given.
+
+        Raises InputError.
+        """
+        if not isinstance(out, Mapping):
+            raise InputError(f"run() takes out as a dict of arrays by output name, not a {type(out).__name__}")
+        names = [spec.name for spec in self._specs]
+        for name in out:
+            if name not in names:
+                raise InputError(f"the model has no output {name!r}; it gives {', '.join(map(repr, names))}")
+        return [
+            self._require_fitting(spec, dtype, out[spec.name]) if spec.name in out else None
+            for spec, dtype in zip(self._specs, self._dtypes, strict=True)
+        ]
+
+    def _require_fitting(self, spec: TensorSpec, dtype: np.dtype[Any], array: object) -> np.ndarray[Any, Any]:
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"output {spec.name!r}: a {type(array).__name__} given as out, a NumPy array expected")
+        fits = len(array.shape) == len(spec.shape) and all(
+            wanted in (None, given) for wanted, given in zip(spec.shape, array.shape, strict=True)
+        )
+        if array.dtype != dtype or not fits:
+            given = f"{array.dtype}{list(array.shape)}"
+            raise InputError(f"output {spec.name!r}: {given} given as out, {spec} expected")
+        if not array.flags.writeable:
+            raise InputError(f"output {spec.name!r}: the array given as out is read-only", hint="give a writable one")
+        return array
+
+
 def _convert(spec: TensorSpec, dtype: np.dtype[Any], value: Any) -> np.ndarray[Any, Any]:
     try:
-        array = np.asarray(value)
+        # DLPack for what has nothing else: np.asarray would take that for an object.
+        array = np.from_dlpack(value) if _is_only_dlpack(value) else np.asarray(value)
     except Exception as exc:  # np.asarray runs the value's own conversion, which may raise anything
         raise InputError(f"input {spec.name!r}: a {type(value).__name__} is no array: {exc}") from exc
     if array.dtype != dtype:
@@ -71,6 +110,10 @@ def _convert(spec: TensorSpec, dtype: np.dtype[Any], value: Any) -> np.ndarray[A
             hint=_explain(spec, array),
         )
     return array
+
+
+def _is_only_dlpack(value: Any) -> bool:
+    return hasattr(value, "__dlpack__") and not (hasattr(value, "__array__") or hasattr(value, "__array_interface__"))
 
 
 def _require_in_range(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +36,8 @@ class KernelClock:
             self._run = {}
             run()
             runs.append(self._run)
+        import statistics  # takes milliseconds to import, which every start would pay
+
         counted = runs[_FIRST_RUNS:]
         names = [name for name in runs[0] if not name.startswith(_MACHINE_STEP)]
         return {name: statistics.median(times.get(name, 0.0) for times in counted) * 1e6 for name in names}

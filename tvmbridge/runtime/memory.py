@@ -10,7 +10,15 @@ import numpy as np
 import tvm_ffi
 
 from tvmbridge.bundle.dtypes import numpy_dtype
-from tvmbridge.runtime.tensors import Array, allocate_aligned, copy_to_array, is_lendable, lend_array
+from tvmbridge.runtime.tensors import (
+    Array,
+    allocate_aligned,
+    copy_into_array,
+    copy_to_array,
+    is_lendable,
+    lend_array,
+    require_shape,
+)
 from tvmbridge.signature import ModelSignature, TensorSpec
 
 HOST = (1, 0)  # kDLCPU
@@ -23,8 +31,8 @@ class Memory(Protocol):
     def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:
         """The tensor of input `index`; valid until the next feed of that input, and while `array` is."""
 
-    def fetch(self, index: int, tensor: tvm_ffi.Tensor) -> Array:
-        """A new array with the elements of output `index`."""
+    def fetch(self, index: int, tensor: tvm_ffi.Tensor, out: Array | None) -> Array:
+        """The elements of output `index` in `out`, or in a new array."""
 
 
 class HostMemory:
@@ -46,9 +54,12 @@ class HostMemory:
         np.copyto(room, array, casting="no")
         return tensor
 
-    def fetch(self, index: int, tensor: tvm_ffi.Tensor) -> Array:
+    def fetch(self, index: int, tensor: tvm_ffi.Tensor, out: Array | None) -> Array:
         """A copy: the next call may write to the tensor's memory again."""
-        return copy_to_array(tensor, self._output_dtypes[index])
+        if out is None:
+            return copy_to_array(tensor, self._output_dtypes[index])
+        copy_into_array(tensor, out)
+        return out
 
 
 class DeviceMemory:
@@ -63,12 +74,18 @@ class DeviceMemory:
         copy_to_device(array, self._tensors[index])
         return self._tensors[index]
 
-    def fetch(self, index: int, tensor: tvm_ffi.Tensor) -> Array:
+    def fetch(self, index: int, tensor: tvm_ffi.Tensor, out: Array | None) -> Array:
         """A host copy; waits for the device."""
-        array = np.empty(tuple(tensor.shape), dtype=self._output_dtypes[index])
+        if out is not None:
+            require_shape(tensor, out)
+        plain = out is not None and out.flags.c_contiguous
+        array = out if out is not None and plain else np.empty(tuple(tensor.shape), dtype=self._output_dtypes[index])
         if array.size:
             copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
             copy(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
+        if out is not None and not plain:
+            np.copyto(out, array, casting="no")
+            return out
         return array
 
 

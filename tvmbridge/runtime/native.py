@@ -15,6 +15,7 @@ from tvmbridge.bundle import Bundle, VariantEntry
 from tvmbridge.errors import ArtifactError, reason
 from tvmbridge.runtime.choose import detect_software
 from tvmbridge.runtime.library import cache_folder, extracted_library
+from tvmbridge.runtime.threads import limit_spinning
 
 RUNTIME_NAME = "libtvm_runtime.so"
 
@@ -60,6 +61,7 @@ def load_variant(bundle: Bundle, variant: VariantEntry) -> tvm_ffi.Module:
 
 
 def _load_runtime(bundle: Bundle, variant: VariantEntry) -> None:
+    limit_spinning()
     imported = sys.modules.get("tvm")
     if _PROCESS.tvm is None and imported is not None:
         _PROCESS.tvm = imported.__version__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,11 +12,14 @@ import numpy as np
 from tvmbridge.bundle import Bundle, Manifest, VariantEntry, open_bundle
 from tvmbridge.errors import ArtifactError, TvmBridgeError, reason
 from tvmbridge.host import Host
+from tvmbridge.runtime.checked import CheckedWeights
 from tvmbridge.runtime.choose import choose_variant, detect_host_for, detect_software
-from tvmbridge.runtime.feeds import FeedChecker
+from tvmbridge.runtime.feeds import FeedChecker, ResultChecker
+from tvmbridge.runtime.library import cache_folder
 from tvmbridge.signature import TensorSpec
 
 if TYPE_CHECKING:
+    from tvmbridge.bundle.signing import Key
     from tvmbridge.runtime.executable import Executable
     from tvmbridge.runtime.tensors import Array
 
@@ -38,16 +41,23 @@ class Session:
         self.threads = threads
         self._model = manifest.model.name
         self._feeds = FeedChecker(self.inputs)
+        self._results = ResultChecker(self.outputs)
         self._executable: Executable | None = executable
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Outputs by name for inputs by name; the outputs are new arrays, yours to keep and change.
+    def run(
+        self, inputs: Mapping[str, Any], out: Mapping[str, np.ndarray[Any, Any]] | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name for inputs by name; the outputs are arrays of your own, to keep and change.
 
-        inputs: arrays of exactly the dtypes and shapes of `self.inputs`. A row-major array at an address that 64
-        divides is read in place; any other is copied first. Several calls may run at once, each from its own thread.
-        Raises InputError for a wrong name, dtype or shape or an index out of range, ValueError after close().
+        inputs: arrays of exactly the dtypes and shapes of `self.inputs`: NumPy's, or any that NumPy can read, by DLPack
+        too. A row-major array at an address that 64 divides is read in place; any other is copied first.
+        out: for any of the outputs, a writable NumPy array of its dtype and shape to write it to; new ones are made for
+        the others.
+        Several calls may run at once, each from its own thread. Raises InputError for a wrong name, dtype or shape or
+        an index out of range, ValueError after close().
         """
-        results = self._call(inputs, lambda executable, arrays: executable.call(arrays))
+        places = None if out is None else self._results.order(out)
+        results = self._call(inputs, lambda executable, arrays: executable.call(arrays, places))
         return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
 
     def time_kernels(self, inputs: Mapping[str, Any], *, seconds: float = 0.5) -> dict[str, float]:
@@ -87,30 +97,46 @@ class Session:
         return f"<Session {self._model} [{self.variant}] {', '.join(map(str, self.inputs))}>"
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, variant: str | None = None) -> Session:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    variant: str | None = None,
+    require_signature: Key | Sequence[Key] | None = None,
+    recheck: bool = False,
+) -> Session:
     """Open a bundle, choose the variant that fits this machine best, check its digests and load it.
 
     threads: threads a call may use; None: as many as the variant was built for. Never more than the cores that this
         process may use: TVM's threads spin, and starve each other where there are too many.
     variant: a variant's name, to insist on that one.
-    Raises ArtifactError children; NoVariantError comes before any library is loaded.
+    require_signature: public keys (PEM files, or their bytes), one of which must have signed the bundle.
+    recheck: read and check all weights even if this user has checked them before on this machine, in the same file,
+        unchanged since by its inode and times. Libraries are checked each time.
+    Raises ArtifactError children; SignatureError and NoVariantError come before any library is loaded.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: a call uses at least one")
     with open_bundle(path) as bundle:
+        if require_signature is not None:
+            from tvmbridge.bundle import verify_signature
+
+            verify_signature(bundle, require_signature)
         host = detect_host_for(bundle.manifest)
         chosen = choose_variant(bundle.manifest, host, detect_software(), variant)
-        return _start_session(bundle, chosen, host, threads)
+        return _start_session(bundle, chosen, host, threads, recheck)
 
 
-def _start_session(bundle: Bundle, variant: VariantEntry, host: Host, threads: int | None) -> Session:
+def _start_session(bundle: Bundle, variant: VariantEntry, host: Host, threads: int | None, recheck: bool) -> Session:
     # tvm_ffi is imported here, once a variant fits: without it, or with a wrong one, none does.
     from tvmbridge.runtime.executable import Executable
     from tvmbridge.runtime.memory import CUDA, HOST
     from tvmbridge.runtime.native import load_variant
 
     # The weights' digests come first: what is damaged is found before any library is loaded.
-    weights = bundle.map_weights(variant)
+    checked = CheckedWeights(bundle, variant, cache_folder())
+    weights = bundle.map_weights(variant, check=recheck or not checked.known)
+    checked.remember()
     module = load_variant(bundle, variant)
     count = min(threads if threads is not None else variant.cores, host.cores)
     device = CUDA if variant.kind == "cuda" else HOST

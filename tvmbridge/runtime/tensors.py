@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,15 @@ def allocate_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def is_lendable(array: Array) -> bool:
-    """Whether TVM may read this memory itself: row-major, aligned, and writable, as DLPack wants it."""
+    """Whether TVM may read this memory itself: row-major and aligned."""
     interface = array.__array_interface__
-    address, read_only = interface["data"]
-    return interface["strides"] is None and address % ALIGNMENT_BYTES == 0 and not read_only
+    return interface["strides"] is None and interface["data"][0] % ALIGNMENT_BYTES == 0
 
 
 def lend_array(array: Array) -> tvm_ffi.Tensor:
-    """A CPU tensor on the array's memory, which `is_lendable` has passed."""
+    """A CPU tensor on the array's memory, which `is_lendable` has passed; to be read, and no longer than the array."""
+    if not array.flags.writeable:
+        array = _writable_alias(array)
     if array.dtype.isbuiltin == 1:  # NumPy's own; dtype.name would say the same, ten times slower
         return tvm_ffi.from_dlpack(array)
     # NumPy's DLPack knows no such dtype: lend the bits, and say what they are on TVM's side.
@@ -35,12 +37,35 @@ def lend_array(array: Array) -> tvm_ffi.Tensor:
     return _view_as(bits, array.shape, array.dtype.name)
 
 
+def _writable_alias(array: Array) -> Array:
+    """The same memory as an array that DLPack takes: NumPy lends out no read-only one."""
+    room = (ctypes.c_uint8 * array.nbytes).from_address(array.ctypes.data)
+    return np.ctypeslib.as_array(room).view(array.dtype).reshape(array.shape)
+
+
 def copy_to_array(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
     """A new array with the elements of a CPU tensor of that dtype."""
+    return _view(tensor, dtype).copy()
+
+
+def copy_into_array(tensor: tvm_ffi.Tensor, array: Array) -> None:
+    """Write the elements of a CPU tensor of the array's dtype to it, however it lies in memory; ValueError where the
+    shapes differ."""
+    require_shape(tensor, array)
+    np.copyto(array, _view(tensor, array.dtype), casting="no")
+
+
+def require_shape(tensor: tvm_ffi.Tensor, array: Array) -> None:
+    """Raise ValueError where the array is of another shape: an axis that the run decides is known only after it."""
+    if tuple(tensor.shape) != array.shape:
+        raise ValueError(f"the output has the shape {list(tensor.shape)}, the array for it {list(array.shape)}")
+
+
+def _view(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
     if dtype.isbuiltin == 1:
-        return np.from_dlpack(tensor).copy()
+        return np.from_dlpack(tensor)
     bits = _view_as(tensor, tuple(tensor.shape), f"uint{8 * dtype.itemsize}")
-    return np.from_dlpack(bits).copy().view(dtype)
+    return np.from_dlpack(bits).view(dtype)
 
 
 def _view_as(tensor: tvm_ffi.Tensor, shape: tuple[int, ...], dtype: str) -> tvm_ffi.Tensor:

@@ -15,6 +15,19 @@ import tvm_ffi
 _SHARE_CPUS = -3  # kSpecifyThreadShareAllCore: a worker may run on any of the CPUs named
 
 
+_SPIN_COUNT = "TVM_THREAD_POOL_SPIN_COUNT"
+_SPINS = 10_000  # some milliseconds: a network's kernels follow each other within microseconds
+
+
+def limit_spinning() -> None:
+    """Let idle workers sleep soon, unless the user has said how soon; to be called before the first pool is made.
+
+    TVM's own 300,000 turns are up to half a second of a core after each call, and as long at the end of the process:
+    it waits for workers that look at nothing else meanwhile.
+    """
+    os.environ.setdefault(_SPIN_COUNT, str(_SPINS))
+
+
 # Which process made this thread's pool: TVM's own state, which it does not tell. A pool's workers do not live on in a
 # forked process, where a call on it would wait for them for ever.
 _pool_of_thread = threading.local()
