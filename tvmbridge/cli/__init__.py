@@ -21,7 +21,9 @@ from tvmbridge.cli.log import log_group
 from tvmbridge.cli.output import print_error, print_json
 from tvmbridge.cli.report import report_command
 from tvmbridge.cli.run import run_command, verify_command
+from tvmbridge.cli.signing import keygen_command, sign_command, verify_signature_command
 from tvmbridge.cli.tune import tune_command
+from tvmbridge.cli.unpack import diff_command, unpack_command
 from tvmbridge.errors import TvmBridgeError
 from tvmbridge.version import __version__
 
@@ -57,6 +59,11 @@ for command in (
     doctor_command,
     log_group,
     report_command,
+    diff_command,
+    unpack_command,
+    keygen_command,
+    sign_command,
+    verify_signature_command,
 ):
     tvmbridge.add_command(command)
 for command in (export_command, import_command):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tvmbridge.cli.bench_bundle import bench_bundle, is_bundle, latency_columns
+from tvmbridge.cli.gates import Percent, junit_option
 from tvmbridge.cli.options import import_model, json_option, model_options, resolve_targets
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
 from tvmbridge.errors import AccuracyError, LogError, ReferenceUnavailable, TargetError
 from tvmbridge.host import detect_host
-from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import why_not_local
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tvmbridge.verify.latency import Latency
 
 _OF_A_MODEL = ("shapes", "dims", "target", "targets_file", "log", "per_kernel")
-_OF_A_BUNDLE = ("against", "variant")
+_OF_A_BUNDLE = ("against", "max_regression", "junit", "variant")
 
 
 @click.command("bench")
@@ -38,7 +38,9 @@ _OF_A_BUNDLE = ("against", "variant")
 @click.option("--targets", "targets_file", type=click.Path(), help="Of a model: the file that declares targets.")
 @click.option("--log", type=click.Path(), help="Of a model: the tuning log whose records decide the schedules.")
 @click.option("--per-kernel", is_flag=True, help="Of a model: time, share and rate of each kernel.")
-@click.option("--against", type=click.Path(), help="Of a bundle: the ONNX model to time ONNX Runtime on beside it.")
+@click.option("--against", type=click.Path(), help="Of a bundle: its ONNX model, for ONNX Runtime; or another bundle.")
+@click.option("--max-regression", type=Percent(), metavar="5%", help="Exit with 1 where it takes that much longer.")
+@junit_option
 @click.option("--variant", help="Of a bundle: this variant; default: the one that fits this machine best.")
 @json_option
 def bench_command(
@@ -48,6 +50,8 @@ def bench_command(
     threads: int | None,
     seed: int,
     against: str | None,
+    max_regression: float | None,
+    junit: str | None,
     variant: str | None,
     as_json: bool,
     **of_a_model: Any,
@@ -61,64 +65,37 @@ def bench_command(
     \b
     tvmbridge bench model.onnx --shape x=1x3x224x224 --threads 1 --per-kernel
     tvmbridge bench model.tvmb --threads 2 --against model.onnx --json
+    tvmbridge bench new.tvmb --against deployed.tvmb --max-regression 5% --junit bench.xml
     """
     given = {name for name, value in of_a_model.items() if value}
-    given |= {name for name, value in {"against": against, "variant": variant}.items() if value is not None}
-    if _is_bundle(model):
+    of_a_bundle = {"against": against, "max_regression": max_regression, "junit": junit, "variant": variant}
+    given |= {name for name, value in of_a_bundle.items() if value is not None}
+    if is_bundle(model):
         _refuse_options(given, _OF_A_MODEL, "an ONNX model, not of a bundle")
-        return _bench_bundle(model, inputs, against, seconds, variant, threads, seed, as_json)
+        if max_regression is not None and against is None:
+            raise click.UsageError("--max-regression needs --against: longer than what?")
+        return bench_bundle(
+            model,
+            inputs=inputs,
+            against=against,
+            max_regression=max_regression,
+            junit=junit,
+            seconds=seconds,
+            variant=variant,
+            threads=threads,
+            seed=seed,
+            as_json=as_json,
+        )
     _refuse_options(given, _OF_A_BUNDLE, "a bundle, not of an ONNX model")
     return _bench_model(model, inputs, seconds, threads, seed, as_json, **of_a_model)
 
 
-def _is_bundle(path: str) -> bool:
-    if path.endswith(".tvmb") or not os.path.isfile(path):
-        return path.endswith(".tvmb")
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _refuse_options(given: set[str], not_for_this: tuple[str, ...], whose: str) -> None:
     names = {"shapes": "--shape", "dims": "--dim", "targets_file": "--targets", "per_kernel": "--per-kernel"}
+    names["max_regression"] = "--max-regression"
     wrong = [names.get(name, f"--{name}") for name in not_for_this if name in given]
     if wrong:
         raise click.UsageError(f"{', '.join(wrong)}: options of {whose}")
-
-
-def _bench_bundle(
-    bundle: str,
-    inputs: str | None,
-    against: str | None,
-    seconds: float,
-    variant: str | None,
-    threads: int | None,
-    seed: int,
-    as_json: bool,
-) -> int:
-    from tvmbridge.runtime import load
-    from tvmbridge.verify.inputs import random_inputs, read_inputs
-    from tvmbridge.verify.latency import measure_latency
-
-    loading = time.perf_counter()
-    with load(bundle, threads=threads, variant=variant) as session:
-        load_s = time.perf_counter() - loading
-        signature = ModelSignature(session.inputs, session.outputs)
-        feeds = read_inputs(inputs, signature) if inputs else random_inputs(against, signature, seed=seed)
-        reference = None
-        if against is not None:
-            from tvmbridge.verify.reference import ReferenceSession
-
-            reference = ReferenceSession(Path(against), threads=session.threads)
-        latency = measure_latency(
-            lambda: session.run(feeds), (lambda: reference.run(feeds)) if reference else None, seconds=seconds
-        )
-        used, used_threads = session.variant, session.threads
-    if as_json:
-        print_json({"variant": used, "threads": used_threads, "load_s": load_s, **dataclasses.asdict(latency)})
-    else:
-        columns, row = _latency_columns(used, used_threads, latency)
-        print_table([*columns, "load"], [[*row, show_us(load_s * 1e6)]])
-    return 0
 
 
 def _bench_model(
@@ -177,7 +154,7 @@ def _bench_model(
     if as_json:
         print_json(_describe(outcome, latency, used_threads, profile))
         return 0
-    columns, row = _latency_columns(chosen.name, used_threads, latency)
+    columns, row = latency_columns(chosen.name, used_threads, latency, "ONNX Runtime")
     print_table(columns, [row])
     if profile is not None:
         click.echo()
@@ -199,16 +176,6 @@ def _require_timed(outcome: TargetOutcome) -> tuple[Latency, int]:
             hint="build a bundle, and time it without --against",
         )
     return check.latency, check.threads
-
-
-def _latency_columns(variant: str, threads: int, latency: Latency) -> tuple[list[str], list[str]]:
-    row = [variant, str(threads), show_us(latency.median_us), show_us(latency.p90_us), show_us(latency.p99_us)]
-    columns = ["variant", "threads", "median", "p90", "p99", "calls"]
-    row += [str(latency.calls)]
-    if latency.reference_us is not None:
-        columns += ["ONNX Runtime", "ratio"]
-        row += [show_us(latency.reference_us), f"{latency.ratio:.2f}"]
-    return columns, row
 
 
 def _print_profile(profile: NetworkProfile, latency: Latency, *, configs: bool) -> None:

@@ -1,4 +1,4 @@
-"""`tvmbridge run`, `bench` and `verify`: using a bundle, timing it, holding it against ONNX Runtime."""
+"""`tvmbridge run` and `verify`: using a bundle, and holding it against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from tvmbridge.cli.gates import Case, junit_option, write_junit
 from tvmbridge.cli.options import json_option, refuse_replacing
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.signature import ModelSignature
@@ -69,16 +70,24 @@ def run_command(
 @click.option("--tolerance", type=click.FloatRange(0), help="Of the relative error; 1e-3, for float16 1e-2.")
 @_variant
 @_seed
+@junit_option
 @json_option
 def verify_command(
-    bundle: str, model: str, inputs: str | None, tolerance: float | None, variant: str | None, seed: int, as_json: bool
+    bundle: str,
+    model: str,
+    inputs: str | None,
+    tolerance: float | None,
+    variant: str | None,
+    seed: int,
+    junit: str | None,
+    as_json: bool,
 ) -> int:
     """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
 
     Exit code 1 when a variant that runs here is out of tolerance, or none runs here.
 
     \b
-    tvmbridge verify model.tvmb model.onnx -i real.npz
+    tvmbridge verify model.tvmb model.onnx -i real.npz --junit verify.xml
     """
     from tvmbridge.bundle import open_bundle
     from tvmbridge.verify.inputs import read_inputs
@@ -89,6 +98,11 @@ def verify_command(
     given = read_inputs(inputs, signature) if inputs is not None else None
     checks = check_variants(Path(bundle), Path(model), inputs=given, tolerance=tolerance, seed=seed, variant=variant)
     passed = any(check.accuracy for check in checks) and not any(check.problem for check in checks)
+    if junit is not None:
+        cases = [Case(f"outputs of {c.variant}", failure=c.problem, skipped=c.unverified_because) for c in checks]
+        if not any(check.accuracy for check in checks):
+            cases.append(Case("a variant runs here", failure="none of the bundle's variants does"))
+        write_junit(junit, "tvmbridge verify", cases)
     if as_json:
         print_json({"passed": passed, "variants": [msgspec.to_builtins(check) for check in checks]})
     else:
