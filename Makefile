@@ -31,10 +31,11 @@ bench: $(BENCH_READY)   ## untuned builds beside ONNX Runtime and OpenVINO, all 
 bench-tune: $(BENCH_READY) ## ten minutes of tuning for each network: untuned, express and tuned beside the peers; table, JSON
 	$(BIN)/python benchmarks/tuned.py --json build/bench/tuned.json
 
-$(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh
+$(READY): pyproject.toml setup.py scripts/install_aarch64_linker.sh scripts/install_cpp_compiler.sh
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	sh scripts/install_aarch64_linker.sh $(BIN)/python
+	sh scripts/install_cpp_compiler.sh
 	touch $(READY)
 
 $(BENCH_READY): $(READY)
