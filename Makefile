@@ -1,4 +1,4 @@
-# demo, test and bench set up all they need themselves: a virtual environment in .venv, and a linker for aarch64.
+# demo, test and bench set up all they need themselves: a virtual environment in .venv, a linker for aarch64, a C++ compiler.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready

@@ -156,7 +156,8 @@ def test_the_cpp_example_runs_an_unpacked_variant(digits, expected, tmp_path):
         unpack_variant(bundle, bundle.manifest.variants[0], tmp_path / "model")
     example = tmp_path / "cpp"
     shutil.copytree(ROOT / "examples" / "cpp", example)
-    subprocess.run(["make", "-s", "run_variant", f"PYTHON={sys.executable}", f"CXX={compiler}"], cwd=example, check=True)
+    make = ["make", "-s", "run_variant", f"PYTHON={sys.executable}", f"CXX={compiler}"]
+    subprocess.run(make, cwd=example, check=True)
     images[:1].tofile(tmp_path / "image.bin")
     command = [example / "run_variant", tmp_path / "model", tmp_path / "image.bin"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
