@@ -21,6 +21,8 @@ def test_a_bundle_is_signed_and_its_signature_verified(built, tmp_path, run):  #
     assert code == 0 and made["public"] == f"{key}.pub"
     assert run("verify-signature", built / "model.tvmb", "--key", f"{key}.pub")[0] == 1
     assert run("sign", built / "model.tvmb", "--key", key, "-o", signed)[0] == 0
+    assert json.loads(run("inspect", signed, "--json")[1])["signers"] == [made["key"]]
+    assert f"signed by key {made['key']}" in run("inspect", signed)[1]
     code, out, _ = run("verify-signature", signed, "--key", f"{key}.pub", "--json")
     assert code == 0 and json.loads(out)["key"] == made["key"]
     assert run("verify", signed, built / "model.onnx", "--variant", "native")[0] == 0

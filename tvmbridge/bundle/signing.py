@@ -89,7 +89,7 @@ def sign_bundle(
                 f"{path}: version {bundle.manifest.version} of the format has no signatures", hint="build it again"
             )
         bundle.check_members()
-        others = [signature for signature in _signatures_of(bundle) if signature.key != own]
+        others = [signature for signature in signatures_of(bundle) if signature.key != own]
         if len(others) >= MAX_SIGNATURES:
             raise SignatureError(f"{path}: has {len(others)} signatures, and no room for another")
         made = Signature(own, private.sign(_CONTEXT + bundle.manifest_bytes).hex())
@@ -103,7 +103,7 @@ def verify_signature(bundle: Bundle, keys: Key | Sequence[Key]) -> str:
     keys: PEM files, or their bytes. What the manifest promises of the members is checked when they are read.
     """
     publics = [_read_public(key) for key in ([keys] if isinstance(keys, str | bytes | os.PathLike) else keys)]
-    signatures = {signature.key: signature for signature in _signatures_of(bundle)}
+    signatures = {signature.key: signature for signature in signatures_of(bundle)}
     for public in publics:
         signature = signatures.get(key_id(public))
         if signature is not None:
@@ -158,7 +158,8 @@ def _verify(public: Ed25519PublicKey, signature: Signature, bundle: Bundle) -> N
         ) from exc
 
 
-def _signatures_of(bundle: Bundle) -> tuple[Signature, ...]:
+def signatures_of(bundle: Bundle) -> tuple[Signature, ...]:
+    """What the bundle's `signature.json` holds, not verified; nothing where it is not signed. Raises SignatureError."""
     return parse_signatures(bundle.signature_bytes, str(bundle.path)) if bundle.signature_bytes is not None else ()
 
 

@@ -27,14 +27,18 @@ def inspect_command(bundle: str, as_json: bool) -> int:
     import msgspec
 
     from tvmbridge.bundle import open_bundle
+    from tvmbridge.bundle.signing import signatures_of
 
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
+        signers = [signature.key for signature in signatures_of(opened)]
     if as_json:
-        print_json(msgspec.to_builtins(manifest))
+        print_json({**msgspec.to_builtins(manifest), "signers": signers})
         return 0
     click.echo(f"model {manifest.model.name}, op-set {manifest.model.opset}, sha256 {manifest.model.sha256}")
     click.echo(f"written by {manifest.created_by}; tuning log {'inside' if manifest.log else 'none'}")
+    for key in signers:
+        click.echo(f"signed by key {key}, says the file: verify-signature checks it")
     for what, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         for spec in specs:
             click.echo(f"{what}  {spec}")
