@@ -450,6 +450,25 @@ def test_a_model_without_weights_with_scalars_and_an_input_returned_as_it_came(t
 
 
 @pytest.mark.compiler
+def test_a_result_written_over_an_input_leaves_the_other_results_right(tmp_path):
+    from tvm import relax
+
+    from tvmbridge.runtime.tensors import allocate_aligned
+
+    inputs = [TensorSpec("x", (4,), "float32")]
+    outputs = [TensorSpec("twice", (4,), "float32"), TensorSpec("same", (4,), "float32")]
+    library = compile_library(
+        tmp_path / "model.so", inputs, [], lambda emit, xs, _: [emit(relax.op.add(xs[0], xs[0])), xs[0]], outputs=2
+    )
+    x = allocate_aligned((4,), np.dtype("float32"))
+    x[...] = [1, 2, 3, 4]
+    with load(write_model(tmp_path / "m.tvmb", library, inputs, outputs)) as session:
+        result = session.run({"x": x}, out={"twice": x})
+    assert result["twice"] is x and x.tolist() == [2, 4, 6, 8]
+    assert result["same"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.compiler
 def test_device_memory_copies_weights_inputs_and_outputs(dense):
     import tvm_ffi
 

@@ -52,7 +52,7 @@ class Session:
         inputs: arrays of exactly the dtypes and shapes of `self.inputs`: NumPy's, or any that NumPy can read, by DLPack
         too. A row-major array at an address that 64 divides is read in place; any other is copied first.
         out: for any of the outputs, a writable NumPy array of its dtype and shape to write it to; new ones are made for
-        the others.
+        the others. It may be the memory of an input, not that of another output.
         Several calls may run at once, each from its own thread. Raises InputError for a wrong name, dtype or shape or
         an index out of range, ValueError after close().
         """
