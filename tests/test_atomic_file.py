@@ -101,6 +101,20 @@ def test_files_of_others_names_and_links_are_not_removed(tmp_path):
     assert victim.read_bytes() == b"kept"
 
 
+@pytest.mark.parametrize("name", ["é" * 127, "𝄞" * 63])
+def test_a_name_as_long_as_the_system_allows_is_written(name, tmp_path):
+    with replacing(tmp_path / name) as stream:
+        stream.write(b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/"])
+def test_a_folder_is_an_error_of_the_system_before_anything_is_written(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError), replacing(Path(path)):
+        pytest.fail("nothing is to be written")
+
+
 def test_a_missing_folder_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "none" / "file"):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _ABANDONED_AFTER_S = 60.0  # a younger file may be one whose writer has not locked it yet
-_LONGEST_STEM = 100  # of the 255 bytes that a file name may have
+_LONGEST_STEM = 50  # characters, of up to four bytes: a file name may have 255
 
 
 @contextlib.contextmanager
@@ -23,6 +24,8 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     mode: of the new file, less the umask. It is written beside `path`, hidden, and locked as long as it is; what a
     killed process has left there of earlier tries is removed. Raises OSError.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     _remove_abandoned(path)
     temporary = path.with_name(f".{path.name[:_LONGEST_STEM]}.{os.urandom(8).hex()}.tmp")
     # Exclusive: never through a link or into a file that somebody else put there.

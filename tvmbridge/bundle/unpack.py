@@ -35,7 +35,7 @@ def unpack_variant(bundle: Bundle, variant: VariantEntry, folder: str | os.PathL
     libraries = {"model.so": bundle.read_member(variant.library)}
     libraries |= {PurePosixPath(name).name: bundle.read_member(name) for name in variant.runtime_libraries}
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as name:
             made = Path(name, "variant")
             made.mkdir()
             for library, data in libraries.items():
