@@ -52,6 +52,14 @@ def test_the_content_appears_at_the_end_with_the_permissions_of_the_umask(tmp_pa
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_mode_is_that_of_the_file_from_its_first_byte_on(mode, tmp_path):
+    with replacing(tmp_path / "file", mode) as stream:
+        assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == mode
+        stream.write(b"secret")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
 def test_a_failure_changes_nothing_and_leaves_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

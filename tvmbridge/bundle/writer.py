@@ -167,10 +167,8 @@ def _replace_file(
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder", hint="give the name of a file in it")
     try:
-        with replacing(target, 0o666 if mode is None else 0o600) as stream:
+        with replacing(target, mode) as stream:
             _write_members(stream, planned, contents, ending)
-            if mode is not None:
-                os.fchmod(stream.fileno(), mode)
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror or exc}", hint=_suggest_cure(exc, target)) from exc
 
