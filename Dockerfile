@@ -11,7 +11,7 @@ COPY tvmbridge /tmp/tvmbridge/tvmbridge
 RUN pip install --no-cache-dir --no-deps /tmp/tvmbridge && rm -r /tmp/tvmbridge
 
 ARG BUNDLE
-COPY ${BUNDLE} /model.tvmb
+COPY --chmod=444 ${BUNDLE} /model.tvmb
 
 # Not root; libraries are extracted to a folder of this user's own.
 RUN useradd --create-home model

@@ -52,6 +52,14 @@ def test_the_content_appears_at_the_end_with_the_permissions_of_the_umask(tmp_pa
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_mode_is_that_of_the_file_from_its_first_byte_on(mode, tmp_path):
+    with replacing(tmp_path / "file", mode) as stream:
+        assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == mode
+        stream.write(b"secret")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
 def test_a_failure_changes_nothing_and_leaves_nothing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -99,6 +107,20 @@ def test_files_of_others_names_and_links_are_not_removed(tmp_path):
         stream.write(b"new")
     assert set(os.listdir(tmp_path)) == before | {"file"}
     assert victim.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "𝄞" * 63])
+def test_a_name_as_long_as_the_system_allows_is_written(name, tmp_path):
+    with replacing(tmp_path / name) as stream:
+        stream.write(b"new")
+    assert (tmp_path / name).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/"])
+def test_a_folder_is_an_error_of_the_system_before_anything_is_written(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError), replacing(Path(path)):
+        pytest.fail("nothing is to be written")
 
 
 def test_a_missing_folder_is_an_error_of_the_system(tmp_path):

@@ -37,6 +37,7 @@ from tvmbridge.bundle import manifest as manifest_module
 from tvmbridge.bundle import signing as signing_module
 from tvmbridge.bundle.archive import ALIGNMENT_BYTES, PAGE_ALIGNED_FROM_BYTES, PAGE_BYTES, parse_archive, plan_archive
 from tvmbridge.bundle.manifest import MAX_LIBRARY_BYTES, MAX_MANIFEST_BYTES, VERSION, parse_manifest, render_manifest
+from tvmbridge.bundle.unpack import unpack_variant
 from tvmbridge.errors import ArtifactError, BundleFormatError, DigestError, NewerVersionError, OutputError
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.targets import Target
@@ -63,6 +64,17 @@ def make_variant(folder: Path, name: str, weights: tuple = (), **changes) -> Bui
 def write(path: Path, *variants: BuiltVariant, log: bytes | None = b'{"format": "log"}\n') -> Path:
     write_bundle(path, model=MODEL, signature=SIGNATURE, variants=variants, log=log)
     return path
+
+
+@pytest.mark.parametrize("name", ["model.so", "variant.txt"])
+def test_a_runtime_library_of_another_files_name_is_not_unpacked_over_it(name, tmp_path):
+    (tmp_path / "runtime").mkdir()
+    runtime = tmp_path / "runtime" / name
+    runtime.write_bytes(b"\x7fELF")
+    path = write(tmp_path / "m.tvmb", make_variant(tmp_path, "native", runtime_libraries=(runtime,)))
+    with open_bundle(path) as bundle, pytest.raises(BundleFormatError, match="name of another file"):
+        unpack_variant(bundle, bundle.manifest.variants[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def draw_weights() -> tuple:

@@ -33,6 +33,20 @@ def test_a_bundle_is_signed_and_its_signature_verified(built, tmp_path, run):  #
     assert code == 1 and "not those that the manifest promises" in err
 
 
+def test_what_a_command_reads_is_not_replaced_by_what_it_writes(built, tmp_path, run):  # noqa: F811
+    key, bundle = tmp_path / "key.pem", built / "model.tvmb"
+    run("keygen", key)
+    before = key.read_bytes(), bundle.read_bytes()
+    for command in (
+        ("sign", bundle, "--key", key, "-o", key),
+        ("verify", bundle, built / "model.onnx", "--junit", bundle),
+        ("bench", bundle, "--junit", bundle),
+    ):
+        code, _, err = run(*command)
+        assert code == 1 and "is an input of this command" in err
+    assert (key.read_bytes(), bundle.read_bytes()) == before
+
+
 def test_a_passphrase_comes_from_the_environment(built, tmp_path, run, monkeypatch):  # noqa: F811
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -172,6 +172,12 @@ def test_the_cpp_example_runs_an_unpacked_variant(digits, expected, tmp_path):
         assert done.returncode == 1 and done.stderr.startswith("error: ")
 
 
+def test_the_cpp_example_says_which_python_has_no_tvm_ffi():
+    command = ["make", "-B", "-C", ROOT / "examples" / "cpp", "PYTHON=.venv/bin/none"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and ".venv/bin/none has no apache-tvm-ffi" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_kill_during_a_build_leaves_the_old_bundle_as_it_was(digits, tmp_path):
     bundle = tmp_path / "digits.tvmb"

@@ -79,6 +79,14 @@ def test_a_place_for_an_output_that_does_not_fit_is_refused(out, message):
     assert message in caught.value.message
 
 
+def test_one_place_for_two_outputs_is_refused_and_two_halves_of_an_array_are_not():
+    specs = (TensorSpec("a", (2, 3), "float32"), TensorSpec("b", (2, 3), "float32"))
+    wide = np.zeros((2, 6), "float32")
+    with pytest.raises(InputError, match="share memory"):
+        ResultChecker(specs).order({"a": wide[:, :3], "b": wide[:, 2:5]})
+    assert len(ResultChecker(specs).order({"a": wide[:, ::2], "b": wide[:, 1::2]})) == 2
+
+
 def test_places_come_in_the_order_of_the_outputs_with_none_where_none_was_given():
     assert ResultChecker(SPECS).order({}) == [None, None]
     (first, second) = ResultChecker((TensorSpec("y", (None, 3), "float32"), *SPECS[1:])).order({"y": X})

@@ -11,12 +11,12 @@ from tvmbridge.cli.gates import Case, Percent, write_junit
 from tvmbridge.errors import OutputError
 
 
-@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0), (" 150 %", 1.5), ("1.5", 1.5)])
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0), (" 150 %", 1.5), ("0.99", 0.99)])
 def test_a_share_is_read_from_percent_or_a_number(text, share):
     assert Percent().convert(text, None, None) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("text", ["five", "", "%", "-1%", "nan", "inf", "5%%"])
+@pytest.mark.parametrize("text", ["five", "", "%", "-1%", "nan", "inf", "inf%", "5%%", "5", "1"])
 def test_what_is_no_share_is_wrong_usage(text):
     with pytest.raises(click.BadParameter, match="no share"):
         Percent().convert(text, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import shutil
 
 import numpy as np
@@ -197,6 +198,22 @@ def test_a_model_that_sorts_carries_the_library_that_it_needs(tmp_path):
     proto = models.model([node], [models.value("x", [3, 17])], outputs, {"k": np.array([5], np.int64)})
     report = tvmbridge.build(tvmbridge.import_onnx(proto), ["native"], tmp_path / "model.tvmb")
     assert report.failed == () and report.outcomes[0].variant.accuracy.max_relative < 1e-6
+
+
+def test_a_package_of_another_name_is_left_out_of_the_provenance_and_does_not_fail_the_build(tmp_path, monkeypatch):
+    version = importlib.metadata.version
+
+    def find(name):
+        if name == "onnxscript":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", find)
+    bundle = tmp_path / "m.tvmb"
+    assert tvmbridge.build(tvmbridge.import_onnx(models.mlp(5)), ["native"], bundle, seconds=0.1).output == bundle
+    with open_bundle(bundle) as opened:
+        provenance = opened.read_member("attachments/provenance.json")
+    assert b"pkg:pypi/onnx@" in provenance and b"onnxscript" not in provenance
 
 
 def test_every_stage_is_announced(tmp_path):

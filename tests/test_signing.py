@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from tests.test_bundle import draw_weights, make_variant, rewrite_manifest, write
 from tvmbridge.bundle import make_key, open_bundle, sign_bundle, verify_signature
+from tvmbridge.bundle.archive import parse_archive, plan_archive
+from tvmbridge.bundle.manifest import MAX_MEMBERS
 from tvmbridge.bundle.signing import Signature, parse_signatures, render_signatures
 from tvmbridge.errors import BundleFormatError, DigestError, OutputError, SignatureError
 
@@ -107,6 +109,30 @@ def test_the_key_files_are_private_and_public_and_never_replaced(tmp_path):
     with pytest.raises(OutputError, match="there already"):  # its .pub is still there
         make_key(tmp_path / "key.pem")
     assert (tmp_path / "kept").read_bytes() == secret and not (tmp_path / "key.pem").exists()
+
+
+def test_a_key_whose_public_half_cannot_be_written_is_not_left_behind(tmp_path):
+    (tmp_path / "key.pem.pub").symlink_to(tmp_path / "none")
+    with pytest.raises(OutputError, match=r"key\.pem\.pub is there already"):
+        make_key(tmp_path / "key.pem")
+    assert not (tmp_path / "key.pem").exists() and not (tmp_path / "none").exists()
+
+
+def test_who_may_read_a_bundle_stays_who_may_read_the_signed_one(bundle_path, key, tmp_path):
+    bundle_path.chmod(0o640)
+    sign_bundle(bundle_path, key, output=tmp_path / "signed.tvmb")
+    bundle_path.chmod(0o600)
+    sign_bundle(bundle_path, key)
+    assert stat.S_IMODE((tmp_path / "signed.tvmb").stat().st_mode) == 0o640
+    assert stat.S_IMODE(bundle_path.stat().st_mode) == 0o600
+
+
+def test_the_fullest_bundle_still_has_room_for_its_signatures():
+    names = ["manifest.json", *(f"attachments/{index:05}" for index in range(MAX_MEMBERS)), "signature.json"]
+    planned, ending = plan_archive((name, 0, 0) for name in names)
+    data = b"".join(member.header for member in planned) + ending
+    found = parse_archive(lambda offset, count: data[offset : offset + count], len(data), "m")
+    assert [member.name for member in found] == names
 
 
 def test_a_key_with_a_passphrase_wants_it(bundle_path, key, tmp_path):

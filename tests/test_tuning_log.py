@@ -350,6 +350,8 @@ def test_a_foreign_file_is_refused_and_left_as_it_was(tmp_path, foreign):
 def test_a_log_of_a_newer_version_is_refused_as_such():
     with pytest.raises(LogError, match="written by a newer tvmbridge"):
         parse_log(b'{"format":"tvmbridge-tuning-log","version":3,"new":{"er":[]}}\nanything\n', "log")
+    with pytest.raises(LogError, match=r"written by tvmbridge 9\.0"):
+        parse_log(b'{"format":"tvmbridge-tuning-log","version":3,"created_by":"tvmbridge 9.0"}\n', "log")
 
 
 @pytest.mark.parametrize(

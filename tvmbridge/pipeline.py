@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
@@ -159,9 +160,12 @@ def build(
 
 
 def _tool_versions() -> dict[str, str]:
-    """The packages that decide what a build makes."""
-    names = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxscript")
-    return {name: importlib.metadata.version(name) for name in names}
+    """The packages that decide what a build makes; without those that are here under another name, as nightlies are."""
+    found = {}
+    for name in ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxscript"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _refuse_arguments(targets: Sequence[Target], accept_inaccurate: Sequence[str]) -> None:

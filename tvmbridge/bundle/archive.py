@@ -36,7 +36,8 @@ _UNIX = 3 << 8
 _BIG = 0xFFFFFFFF  # a 32-bit field that says: see the zip64 one
 _ZIP64_ID = 0x0001
 _PADDING_ID = 0xD935  # the alignment field that Android's zipalign writes
-_MAX_DIRECTORY_BYTES = MAX_MEMBERS * (_CENTRAL.size + MAX_NAME_BYTES + 32)
+_MAX_ENTRIES = MAX_MEMBERS + 2  # the manifest, and its signatures
+_MAX_DIRECTORY_BYTES = _MAX_ENTRIES * (_CENTRAL.size + MAX_NAME_BYTES + 32)
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _find_directory(read_at: Callable[[int, int], bytes], file_bytes: int, sourc
         disk, first_disk, here, total, size, offset = rest
         if disk or first_disk or here != count or total != count:
             raise BundleFormatError(f"{source}: the zip64 directory contradicts the plain one")
-    if count > MAX_MEMBERS + 1 or size > _MAX_DIRECTORY_BYTES:
+    if count > _MAX_ENTRIES or size > _MAX_DIRECTORY_BYTES:
         raise BundleFormatError(f"{source}: {count} members in a directory of {size} bytes are more than allowed")
     if offset + size != end_offset:
         raise BundleFormatError(f"{source}: the zip directory is not where the file says")

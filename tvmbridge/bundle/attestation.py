@@ -54,7 +54,7 @@ def render_sbom(manifest: Manifest, tools: Mapping[str, str]) -> bytes:
     """A CycloneDX bill of what is in the bundle, and of what was used to make it. Arguments as above."""
     needed = _needed_packages(manifest.variants)
     files = sorted({name for v in manifest.variants for name in (v.library, *v.runtime_libraries)})
-    components = [_package(name, version) for name, version in needed]
+    components = [{"bom-ref": _purl(name, version), **_package(name, version)} for name, version in needed]
     for name in files:
         component = {"type": "file", "bom-ref": name, "name": name, "hashes": _hashes(manifest.members[name].sha256)}
         components.append(component)
@@ -97,8 +97,7 @@ def _needed_packages(variants: Sequence[VariantEntry]) -> list[tuple[str, str]]:
 
 
 def _package(name: str, version: str) -> dict[str, Any]:
-    purl = _purl(name, version)
-    component: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    component: dict[str, Any] = {"type": "library", "name": name, "version": version, "purl": _purl(name, version)}
     if name in _LICENSES:
         component["licenses"] = [{"license": {"id": _LICENSES[name]}}]
     return component

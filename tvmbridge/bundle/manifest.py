@@ -127,7 +127,7 @@ class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a bundle says about itself.
 
-    members: every member of the archive but the manifest, by name.
+    members: every member of the archive but the manifest and its signatures, by name.
     log: name of the member that holds the tuning records; None where nothing was tuned.
     """
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tvmbridge.atomic_file import replacing
 from tvmbridge.bundle.reader import Bundle, open_bundle
 from tvmbridge.bundle.writer import rewrite_bundle
 from tvmbridge.errors import OutputError, SignatureError, reason
@@ -134,16 +133,33 @@ def make_key(path: str | os.PathLike[str]) -> str:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     files = ((Path(path), secret, 0o600), (Path(f"{os.fspath(path)}.pub"), public, 0o666))
-    for file, _, _ in files:
-        if file.exists():
-            raise OutputError(f"{file} is there already", hint="a key is never replaced: give another name")
-    for file, data, mode in files:
-        try:
-            with replacing(file, mode) as stream:
-                stream.write(data)
-        except OSError as exc:
-            raise OutputError(f"cannot write {file}: {exc.strerror or exc}") from exc
+    try:
+        _write_new_files(files)
+    except FileExistsError as exc:
+        raise OutputError(
+            f"{exc.filename} is there already", hint="a key is never replaced: give another name"
+        ) from exc
+    except OSError as exc:
+        raise OutputError(f"cannot write {exc.filename or path}: {exc.strerror or exc}") from exc
     return key_id(private.public_key())
+
+
+def _write_new_files(files: Sequence[tuple[Path, bytes, int]]) -> None:
+    """Write all of them, or none; each is path, content and mode. Raises OSError, also where one is there already."""
+    made: list[Path] = []
+    try:
+        for file, data, mode in files:
+            # Exclusive: where two make the same key at once, one of them fails.
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            made.append(file)
+            with open(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(descriptor)
+    except BaseException:
+        for file in made:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _verify(public: Ed25519PublicKey, signature: Signature, bundle: Bundle) -> None:

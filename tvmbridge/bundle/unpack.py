@@ -19,23 +19,27 @@ from pathlib import Path, PurePosixPath
 from tvmbridge.bundle.archive import ALIGNMENT_BYTES
 from tvmbridge.bundle.manifest import VariantEntry
 from tvmbridge.bundle.reader import Bundle
-from tvmbridge.errors import OutputError
+from tvmbridge.errors import BundleFormatError, OutputError
 from tvmbridge.signature import TensorSpec
 
 
 def unpack_variant(bundle: Bundle, variant: VariantEntry, folder: str | os.PathLike[str]) -> None:
     """Write a variant's files to a new folder, whole or not at all; every digest is checked before.
 
-    Raises DigestError, and OutputError where the folder is there already or cannot be written.
+    Raises DigestError, BundleFormatError where two files would have one name, and OutputError where the folder is
+    there already or cannot be written.
     """
     target = Path(folder)
     if target.exists():
         raise OutputError(f"{target} is there already", hint="name a folder that is not, or remove it")
+    names = ["model.so", "weights.bin", "variant.txt", *(PurePosixPath(n).name for n in variant.runtime_libraries)]
+    if len(set(names)) < len(names):
+        raise BundleFormatError(f"{bundle.path}: a runtime library has the name of another file: {', '.join(names)}")
     weights = bundle.map_weights(variant)
     libraries = {"model.so": bundle.read_member(variant.library)}
     libraries |= {PurePosixPath(name).name: bundle.read_member(name) for name in variant.runtime_libraries}
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:100]}.", dir=target.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as name:
             made = Path(name, "variant")
             made.mkdir()
             for library, data in libraries.items():

@@ -87,14 +87,17 @@ def write_bundle(
 
 
 def rewrite_bundle(bundle: Bundle, path: Path, signature: bytes) -> None:
-    """Write an open bundle to `path`, as it is but for its signature.json; the same path replaces it in one step."""
+    """Write an open bundle to `path`, as it is but for its signature.json; the same path replaces it in one step.
+
+    Whoever may read the bundle may read the new one, and nobody else.
+    """
     contents = {format_.MANIFEST_NAME: _measure(bundle.manifest_bytes)}
     for name, member in sorted(bundle.manifest.members.items()):
         data = bundle.map_member(name)
         contents[name] = Content(data, member.sha256, zlib.crc32(data))
     contents[format_.SIGNATURE_NAME] = _measure(signature)
     planned, ending = plan_archive((name, len(content.data), content.crc32) for name, content in contents.items())
-    _replace_file(path, planned, contents, ending)
+    _replace_file(path, planned, contents, ending, bundle.status.st_mode & 0o777)
 
 
 def _describe_variant(variant: BuiltVariant, contents: dict[str, Content]) -> VariantEntry:
@@ -150,12 +153,21 @@ def _measure(data: bytes | memoryview) -> Content:
     return Content(data, hashlib.sha256(data).hexdigest(), zlib.crc32(data))
 
 
-def _replace_file(target: Path, planned: Sequence[PlannedMember], contents: dict[str, Content], ending: bytes) -> None:
-    """Put the whole file in place, or leave what is there as it is; what the system says of it, with a cure."""
+def _replace_file(
+    target: Path,
+    planned: Sequence[PlannedMember],
+    contents: dict[str, Content],
+    ending: bytes,
+    mode: int | None = None,
+) -> None:
+    """Put the whole file in place, or leave what is there as it is; what the system says of it, with a cure.
+
+    mode: of the file; None: what the umask leaves of 0666.
+    """
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder", hint="give the name of a file in it")
     try:
-        with replacing(target) as stream:
+        with replacing(target, mode) as stream:
             _write_members(stream, planned, contents, ending)
     except OSError as exc:
         raise OutputError(f"cannot write {target}: {exc.strerror or exc}", hint=_suggest_cure(exc, target)) from exc

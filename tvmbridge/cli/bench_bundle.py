@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 from tvmbridge.cli.gates import Case, write_junit
+from tvmbridge.cli.options import refuse_replacing
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.errors import ArtifactError
 from tvmbridge.signature import ModelSignature
@@ -51,6 +52,8 @@ def bench_bundle(
     from tvmbridge.verify.inputs import random_inputs, read_inputs
     from tvmbridge.verify.latency import measure_latency
 
+    if junit is not None:
+        refuse_replacing(junit, bundle, against, inputs)
     started = time.perf_counter()
     with load(bundle, threads=threads, variant=variant) as session:
         load_s = time.perf_counter() - started

@@ -62,7 +62,7 @@ def _printable(text: str) -> str:
 
 
 class Percent(click.ParamType):
-    """ "5%" or "0.05" as 0.05."""
+    """ "5%" or "0.05" as 0.05. A number from 1 on needs its %: a gate that takes 5 for 500 % would let all through."""
 
     name = "percent"
 
@@ -75,6 +75,6 @@ class Percent(click.ParamType):
             share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
             share = -1.0
-        if not 0 <= share < float("inf"):
+        if not 0 <= share < (float("inf") if text.endswith("%") else 1):
             self.fail(f"{value!r} is no share: 5% or 0.05", parameter, context)
         return share

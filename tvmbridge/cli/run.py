@@ -93,6 +93,8 @@ def verify_command(
     from tvmbridge.verify.inputs import read_inputs
     from tvmbridge.verify.variant import check_variants
 
+    if junit is not None:
+        refuse_replacing(junit, bundle, model, inputs)
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
     given = read_inputs(inputs, signature) if inputs is not None else None

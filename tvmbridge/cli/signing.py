@@ -6,7 +6,7 @@ import os
 
 import click
 
-from tvmbridge.cli.options import json_option
+from tvmbridge.cli.options import json_option, refuse_replacing
 from tvmbridge.cli.output import print_json
 
 PASSPHRASE = "TVMBRIDGE_KEY_PASSPHRASE"
@@ -48,6 +48,8 @@ def sign_command(bundle: str, key: str, output: str | None, as_json: bool) -> in
     """
     from tvmbridge.bundle import sign_bundle
 
+    if output is not None:
+        refuse_replacing(output, key)
     passphrase = os.environ.get(PASSPHRASE)
     identifier = sign_bundle(bundle, key, passphrase=passphrase.encode() if passphrase else None, output=output)
     if as_json:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tvm_ffi
 
 from tvmbridge.runtime.kernel_clock import KernelClock
@@ -62,6 +63,8 @@ class Executable:
 
         arrays: the inputs, of exactly the right dtypes and shapes. out: for each output, where to write it, or None.
         """
+        if out is not None:
+            arrays = [_keep_apart(array, out) for array in arrays]
         caller: _Caller | None = getattr(self._callers, "own", None)
         if caller is None or caller.process_id != os.getpid():
             caller = self._callers.own = self._make_caller()
@@ -108,3 +111,9 @@ class Executable:
         from concurrent.futures import ThreadPoolExecutor  # seldom needed, and every start would pay for the import
 
         return ThreadPoolExecutor(1, "tvmbridge", initializer=self._pool.apply)
+
+
+def _keep_apart(array: Array, out: Sequence[Array | None]) -> Array:
+    """A copy of an input that a result is written over: another result may be that input as it came."""
+    shared = any(place is not None and np.may_share_memory(array, place) for place in out)
+    return array.copy() if shared else array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,10 +75,14 @@ class ResultChecker:
         for name in out:
             if name not in names:
                 raise InputError(f"the model has no output {name!r}; it gives {', '.join(map(repr, names))}")
-        return [
+        places = [
             self._require_fitting(spec, dtype, out[spec.name]) if spec.name in out else None
             for spec, dtype in zip(self._specs, self._dtypes, strict=True)
         ]
+        for first, second in itertools.combinations(names, 2):
+            if first in out and second in out and np.shares_memory(out[first], out[second]):
+                raise InputError(f"outputs {first!r} and {second!r}: the arrays given as out share memory")
+        return places
 
     def _require_fitting(self, spec: TensorSpec, dtype: np.dtype[Any], array: object) -> np.ndarray[Any, Any]:
         if not isinstance(array, np.ndarray):

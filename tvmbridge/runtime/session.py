@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tvmbridge.bundle import Bundle, Manifest, VariantEntry, open_bundle
-from tvmbridge.errors import ArtifactError, TvmBridgeError, reason
+from tvmbridge.errors import ArtifactError, InputError, TvmBridgeError, reason
 from tvmbridge.host import Host
 from tvmbridge.runtime.checked import CheckedWeights
 from tvmbridge.runtime.choose import choose_variant, detect_host_for, detect_software
@@ -52,7 +52,7 @@ class Session:
         inputs: arrays of exactly the dtypes and shapes of `self.inputs`: NumPy's, or any that NumPy can read, by DLPack
         too. A row-major array at an address that 64 divides is read in place; any other is copied first.
         out: for any of the outputs, a writable NumPy array of its dtype and shape to write it to; new ones are made for
-        the others.
+        the others. It may be the memory of an input, not that of another output.
         Several calls may run at once, each from its own thread. Raises InputError for a wrong name, dtype or shape or
         an index out of range, ValueError after close().
         """
@@ -75,6 +75,8 @@ class Session:
         arrays = self._feeds.order(inputs)
         try:
             return use(executable, arrays)
+        except InputError:  # what only the result shows: an array given as out does not fit it
+            raise
         except Exception as exc:  # the compiled model raises what its kernels raise
             raise TvmBridgeError(f"{self._model}: variant {self.variant} failed while it ran: {reason(exc)}") from exc
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
+from tvmbridge.errors import InputError
+
 ALIGNMENT_BYTES = 64  # kernels load whole vectors: at any other address the first one faults
 Array = np.ndarray[Any, Any]
 
@@ -49,16 +51,16 @@ def copy_to_array(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
 
 
 def copy_into_array(tensor: tvm_ffi.Tensor, array: Array) -> None:
-    """Write the elements of a CPU tensor of the array's dtype to it, however it lies in memory; ValueError where the
+    """Write the elements of a CPU tensor of the array's dtype to it, however it lies in memory; InputError where the
     shapes differ."""
     require_shape(tensor, array)
     np.copyto(array, _view(tensor, array.dtype), casting="no")
 
 
 def require_shape(tensor: tvm_ffi.Tensor, array: Array) -> None:
-    """Raise ValueError where the array is of another shape: an axis that the run decides is known only after it."""
+    """Raise InputError where the array is of another shape: an axis that the run decides is known only after it."""
     if tuple(tensor.shape) != array.shape:
-        raise ValueError(f"the output has the shape {list(tensor.shape)}, the array for it {list(array.shape)}")
+        raise InputError(f"an output has the shape {list(tensor.shape)}, the array given as out {list(array.shape)}")
 
 
 def _view(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:

@@ -284,10 +284,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Put a whole file in place, or leave what is there as it is."""
-    with _translated(path), replacing(path) as stream:
-        stream.write(data)
-        if path.exists():  # who may read a log goes on reading it
-            os.fchmod(stream.fileno(), path.stat().st_mode & 0o777)
+    with _translated(path):
+        mode = (
+            path.stat().st_mode & 0o777 if path.exists() else None
+        )  # who may read a log goes on reading it, nobody else
+        with replacing(path, mode) as stream:
+            stream.write(data)
 
 
 @contextlib.contextmanager

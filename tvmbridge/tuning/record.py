@@ -84,6 +84,7 @@ class _AnyHeader(msgspec.Struct, frozen=True):
 
     format: str
     version: int
+    created_by: str = "a newer tvmbridge"
 
 
 def render_config(config: dict[str, ConfigValue]) -> str:
@@ -136,7 +137,7 @@ def parse_header(line: bytes, source: str) -> LogHeader:
         raise _foreign(source)
     if found.version > LOG_VERSION:
         raise LogError(
-            f"{source} is a version {found.version} tuning log, written by a newer tvmbridge; "
+            f"{source} is a version {found.version} tuning log, written by {found.created_by[:80]}; "
             f"this one reads versions up to {LOG_VERSION}",
             hint="upgrade tvmbridge",
         )
