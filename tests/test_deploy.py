@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,12 @@ def test_sixteen_processes_open_one_bundle_at_once_with_an_empty_cache(digits, e
     images, logits = expected
     np.savez(tmp_path / "in.npz", images=images, logits=logits)
     code = """
-import sys, numpy as np, tvmbridge
-while not __import__("os").path.exists(sys.argv[3]):
-    pass
+import sys, time, numpy as np, tvmbridge
+from pathlib import Path
+start = Path(sys.argv[3])
+start.with_name(f"ready-{sys.argv[4]}").touch()
+while not start.exists():
+    time.sleep(0.001)
 arrays = np.load(sys.argv[2])
 with tvmbridge.load(sys.argv[1]) as session:
     for image, logits in zip(arrays["images"], arrays["logits"]):
@@ -100,12 +104,15 @@ print("right")
     printed: list[str] = []
     start, cache = tmp_path / "start", tmp_path / "cache"
 
-    def work() -> None:
-        printed.append(run_python(code, digits, tmp_path / "in.npz", start, cache=cache))
+    def work(index: int) -> None:
+        printed.append(run_python(code, digits, tmp_path / "in.npz", start, index, cache=cache))
 
-    workers = [threading.Thread(target=work) for _ in range(16)]
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(16)]
     for worker in workers:
         worker.start()
+    until = time.monotonic() + 100
+    while len(list(tmp_path.glob("ready-*"))) < len(workers) and time.monotonic() < until:
+        time.sleep(0.01)
     start.touch()
     for worker in workers:
         worker.join()

@@ -53,6 +53,7 @@ class Bundle:
         self.signature_bytes = structure.signature_bytes
         self._descriptor: int | None = descriptor
         self._members = structure.members
+        self._pages: np.ndarray[Any, Any] | None = None
 
     @property
     def status(self) -> os.stat_result:
@@ -105,7 +106,7 @@ class Bundle:
 
     def close(self) -> None:
         """Close the file; mapped weights stay valid. Closing twice does nothing."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self._descriptor, self._pages = self._descriptor, None, None
         if descriptor is not None:
             os.close(descriptor)
 
@@ -129,8 +130,12 @@ class Bundle:
         return self._descriptor
 
     def _map(self) -> np.ndarray[Any, Any]:
-        # ACCESS_COPY: NumPy hands only writable arrays to DLPack, and a write must never reach the file.
-        return np.frombuffer(mmap.mmap(self._open_descriptor(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+        """The file, mapped once."""
+        descriptor = self._open_descriptor()
+        if self._pages is None:
+            # ACCESS_COPY: NumPy hands only writable arrays to DLPack, and a write must never reach the file.
+            self._pages = np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+        return self._pages
 
     def _check_digest(self, name: str, data: bytes | memoryview) -> None:
         if hashlib.sha256(data).hexdigest() != self.manifest.members[name].sha256:
@@ -175,22 +180,21 @@ def _read_structure(descriptor: int, source: str) -> _Structure:
         return os.pread(descriptor, count, offset)
 
     members = {member.name: member for member in parse_archive(read_at, status.st_size, source)}
-    place = members.pop(MANIFEST_NAME)
-    if place.size_bytes > MAX_MANIFEST_BYTES:
-        raise BundleFormatError(f"{source}: the manifest has {place.size_bytes} bytes, more than {MAX_MANIFEST_BYTES}")
-    # Every other member has a digest in the manifest; the manifest itself has the archive's checksum.
-    text = read_at(place.data_offset, place.size_bytes)
-    if zlib.crc32(text) != place.crc32:
-        raise BundleFormatError(f"{source}: the manifest is damaged: its checksum is wrong")
+
+    def take(name: str, most_bytes: int) -> bytes:
+        """A member without a digest in the manifest: the archive's checksum has to do."""
+        place = members.pop(name)
+        if place.size_bytes > most_bytes:
+            raise BundleFormatError(f"{source}: {name} has {place.size_bytes} bytes, more than {most_bytes}")
+        data = read_at(place.data_offset, place.size_bytes)
+        if zlib.crc32(data) != place.crc32:
+            raise BundleFormatError(f"{source}: {name} is damaged: its checksum is wrong")
+        return data
+
+    text = take(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(text, source)
-    signature = None
-    if manifest.version >= 2 and SIGNATURE_NAME in members:
-        place = members.pop(SIGNATURE_NAME)
-        if place.size_bytes > MAX_SIGNATURE_BYTES:
-            raise BundleFormatError(f"{source}: {SIGNATURE_NAME} has more than {MAX_SIGNATURE_BYTES} bytes")
-        signature = read_at(place.data_offset, place.size_bytes)
-        if zlib.crc32(signature) != place.crc32:
-            raise BundleFormatError(f"{source}: {SIGNATURE_NAME} is damaged: its checksum is wrong")
+    signed = manifest.version >= 2 and SIGNATURE_NAME in members
+    signature = take(SIGNATURE_NAME, MAX_SIGNATURE_BYTES) if signed else None
     for name in manifest.members.keys() - members.keys():
         raise BundleFormatError(f"{source}: member {name} of the manifest is missing")
     for name, member in members.items():
