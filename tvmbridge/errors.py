@@ -5,6 +5,7 @@
     │   ├── ModelFileError    missing, empty, truncated, not ONNX, external data missing
     │   ├── ShapeError        dimensions unbound, or bound against the model (.dimensions)
     │   ├── UnsupportedOperatorError   operators without a converter, all of them (.operators)
+    │   ├── UnboundValueError   inputs decide shapes and are not bound to values (.inputs)
     │   └── ReferenceUnavailable       ONNX Runtime is not installed or does not take the model: nothing to compare with
     ├── TargetError           targets.yaml or a --target preset is wrong
     ├── ToolchainError        a linker or nvcc is missing: says what to install
@@ -72,6 +73,18 @@ class UnsupportedOperatorError(ModelError):
     def __init__(self, message: str, *, operators: tuple[str, ...], hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.operators = operators
+
+
+class UnboundValueError(ModelError):
+    """A value that decides shapes is computed at run time: the inputs that it is computed of are to be bound.
+
+    inputs: their names.
+    """
+
+    def __init__(self, message: str, *, inputs: tuple[str, ...], hint: str | None = None) -> None:
+        flags = " ".join(f"--value {name}=..." for name in inputs)
+        super().__init__(message, hint=hint or f"bind what decides it when the model is built: {flags}")
+        self.inputs = inputs
 
 
 class ReferenceUnavailable(ModelError):  # noqa: N818 -- nothing is wrong: there is nothing to compare with
