@@ -8,8 +8,12 @@ import re
 import sys
 import time
 
+import onnx
+
 from tests.conformance.cases import Case, scored_cases
 from tests.conformance.engines import ENGINES, OUTCOMES, PASS, Result
+from tests.conformance.ledger import LEDGER_PATH, explain, read_ledger, render_ledger, update_ledger
+from tests.conformance.operators import write_operators
 from tests.conformance.pool import Task, run_tasks
 
 
@@ -31,9 +35,21 @@ def main() -> int:
     if arguments.verbose:
         print()
         _print_reasons(results["tvmbridge"])
+        slowest = sorted(results["tvmbridge"].values(), key=lambda result: -result.seconds)[:5]
+        print("slowest: " + ", ".join(f"{result.case} {result.seconds:.1f} s" for result in slowest) + "\n")
     _print_totals(cases, results)
     print(f"{len(cases)} cases in {time.monotonic() - started:.0f} s")
-    return 0
+    ours = list(results["tvmbridge"].values())
+    if arguments.update_ledger:
+        ledger = update_ledger(read_ledger(), ours, scored_cases(), onnx.__version__)
+        LEDGER_PATH.write_text(render_ledger(ledger))
+        write_operators(ledger, scored_cases())
+        return 0
+    ledger = read_ledger()
+    surprises = [line for result in sorted(ours, key=lambda result: result.case) if (line := explain(ledger, result))]
+    print(f"\n{len(surprises)} cases come out otherwise than the ledger says")
+    print("".join(f"  {line}\n" for line in surprises), end="")
+    return 1 if surprises else 0
 
 
 def _parse() -> argparse.Namespace:
@@ -43,6 +59,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="of one case")
     parser.add_argument("--no-reference", action="store_true", help="without ONNX Runtime")
+    parser.add_argument("--update-ledger", action="store_true", help="write what came out to the ledger and the docs")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each case that does not pass, and why")
     return parser.parse_args()
 

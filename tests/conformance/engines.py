@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import re
 import time
@@ -9,7 +10,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import TensorProto, numpy_helper
 
 from tests.conformance.cases import Case, run_case
 from tvmbridge.errors import CompileError, ModelError, ToolchainError, TvmBridgeError
@@ -18,6 +21,12 @@ PASS, REFUSED, WRONG, CRASH, TIMEOUT = "pass", "refused", "wrong", "crash", "tim
 IMPORT_ERROR, COMPILE_ERROR, RUN_ERROR = "import error", "compile error", "run error"
 # "import error" is an exception that import should have translated; "refused" is one that it did.
 OUTCOMES = (PASS, REFUSED, WRONG, IMPORT_ERROR, COMPILE_ERROR, RUN_ERROR, CRASH, TIMEOUT)
+# Element types that NumPy itself lacks.
+_NARROW = frozenset(
+    number
+    for name, number in TensorProto.DataType.items()
+    if name.startswith(("BFLOAT", "FLOAT8", "FLOAT4")) or name in ("INT4", "UINT4", "INT2", "UINT2")
+)
 _STAGES = {"frontend": IMPORT_ERROR, "lowering": COMPILE_ERROR, "schedules": COMPILE_ERROR, "codegen": COMPILE_ERROR}
 
 
@@ -136,5 +145,24 @@ def _outcome(exc: BaseException) -> str:
 
 
 def _run_session(session: Any, model: onnx.ModelProto, arrays: list[Any]) -> list[Any]:
-    feeds = {entry.name: array for entry, array in zip(session.get_inputs(), arrays, strict=True)}
-    return list(session.run(None, feeds))
+    """All outputs, through ONNX Runtime's own tensors where NumPy alone lacks an element type."""
+    given = session.get_inputs()
+    arrays = [np.asarray(array) if isinstance(array, np.generic) else array for array in arrays]
+    entries = [entry for entry in model.graph.input if entry.name in {value.name for value in given}]
+    if not _NARROW & {entry.type.tensor_type.elem_type for entry in [*entries, *model.graph.output]}:
+        return list(session.run(None, {value.name: array for value, array in zip(given, arrays, strict=True)}))
+    feeds = {entry.name: _to_ort(numpy_helper.from_array(array)) for entry, array in zip(entries, arrays, strict=True)}
+    return [_from_ort(value) for value in session.run_with_ort_values(None, feeds)]
+
+
+def _to_ort(tensor: onnx.TensorProto) -> Any:
+    from onnxruntime import OrtValue
+
+    value = OrtValue.ortvalue_from_shape_and_type(list(tensor.dims), tensor.data_type)
+    ctypes.memmove(value.data_ptr(), tensor.raw_data, len(tensor.raw_data))
+    return value
+
+
+def _from_ort(value: Any) -> np.ndarray:
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return numpy_helper.to_array(onnx.TensorProto(dims=value.shape(), data_type=value.element_type(), raw_data=data))

@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.conformance.cases import scored_cases
+from tests.conformance.cases import Case, scored_cases
 from tests.conformance.engines import CRASH, TIMEOUT, Result, run_on
 
 _START_TIMEOUT_S = 300
+Run = Callable[[str, Case], Result]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Task:
 class _Worker:
     """A process that runs one task after another. deadline: of the one under way, by time.monotonic()."""
 
-    def __init__(self, context: Any, folder: str) -> None:
+    def __init__(self, context: Any, folder: str, run: Run) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, folder), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, folder, run), daemon=True)
         self.process.start()
         theirs.close()
         self.task: Task | None = None
@@ -55,14 +56,22 @@ class _Worker:
 
 
 def run_tasks(
-    tasks: Sequence[Task], *, jobs: int = 2, timeout_s: float = 60, on_result: Callable[[Task, Result], None]
+    tasks: Sequence[Task],
+    *,
+    on_result: Callable[[Task, Result], None],
+    jobs: int = 2,
+    timeout_s: float = 60,
+    run: Run = run_on,
 ) -> None:
-    """Run all tasks, `jobs` at a time; on_result is called for each, in the order in which they end."""
+    """Run all tasks, `jobs` at a time; on_result is called for each, in the order in which they end.
+
+    run: what a worker does; a function of a module.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.conformance.preload"])
     waiting = deque(tasks)
     with tempfile.TemporaryDirectory(prefix="tvmbridge-conformance-") as folder:
-        workers = [_Worker(context, folder) for _ in range(min(jobs, len(tasks)))]
+        workers = [_Worker(context, folder, run) for _ in range(min(jobs, len(tasks)))]
         try:
             while workers:
                 left = max(0.0, min(worker.deadline for worker in workers) - time.monotonic())
@@ -83,7 +92,7 @@ def run_tasks(
                         worker.end()
                     workers.remove(worker)
                     if waiting and not alive:
-                        workers.append(_Worker(context, folder))
+                        workers.append(_Worker(context, folder, run))
         finally:
             for worker in workers:
                 worker.end()
@@ -108,7 +117,7 @@ def _report(worker: _Worker, outcome: str, why: str, on_result: Callable[[Task, 
     on_result(worker.task, Result(worker.task.case, outcome, why, time.monotonic() - worker.started))
 
 
-def _work(pipe: Any, folder: str) -> None:
+def _work(pipe: Any, folder: str, run: Run) -> None:
     """The life of a worker."""
     # What the engines and the suite print is nobody's; the suite keeps data of the light networks in ONNX_HOME.
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -122,4 +131,4 @@ def _work(pipe: Any, folder: str) -> None:
     cases = scored_cases()
     pipe.send(None)
     while (task := pipe.recv()) is not None:
-        pipe.send(run_on(task.engine, cases[task.case]))
+        pipe.send(run(task.engine, cases[task.case]))
