@@ -30,7 +30,7 @@ This page is generated from the ledger by `python -m tests.conformance --update-
 * **Op-sets**: the versions of the operator that the cases use. Op-set 12 has the version 11 of an operator that has the
   versions 11 and 13.
 * **Cases**: how many pass, of those that have the operator and pass, or fail because of it: it is the only one of the
-  case, or the reason names it.
+  case, or the reason names it. Where none passes, of all that have it.
 * **Status**: *yes*: all of its cases pass; *partly*: some do; *no*: none does; *untested*: the suite has none.
 
 | Operator | Op-sets | Cases | Status | What is missing |
@@ -40,32 +40,32 @@ This page is generated from the ledger by `python -m tests.conformance --update-
 
 @dataclasses.dataclass
 class _Row:
-    """versions: that the cases use. passed, failed: how many cases. reasons: of those that fail, with counts."""
+    """versions: that the cases use. passed: how many cases. blamed, others: why cases do not, and how many for each."""
 
     versions: set[int] = dataclasses.field(default_factory=set)
     passed: int = 0
-    failed: int = 0
-    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    blamed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
 def render_operators(ledger: Ledger, cases: Mapping[str, Case]) -> str:
     """The page, in Markdown."""
     rows = {schema.name: _Row() for schema in defs.get_all_schemas() if schema.domain == ""}
     for name, case in cases.items():
-        model = case.model()
-        used = dict(_operators(model))
-        for operator, version in _operators(model):
-            rows[operator].versions.add(version)
+        versions: dict[str, set[int]] = {}
+        for operator, version in _operators(case.model()):
+            versions.setdefault(operator, set()).add(version)
         entry = ledger.entries.get(name)
-        if entry is None:
-            for operator in used:
-                rows[operator].passed += 1
-            continue
-        for operator in _blamed(entry.reason, list(used)):
-            rows[operator].failed += 1
-            rows[operator].reasons[_shorten(entry.outcome, entry.reason)] += 1
+        for operator, found in versions.items():
+            row = rows.setdefault(operator, _Row())
+            row.versions |= found
+            if entry is None:
+                row.passed += 1
+            else:
+                reasons = row.blamed if _is_blamed(operator, entry.reason, len(versions)) else row.others
+                reasons[_shorten(entry.outcome, entry.reason)] += 1
     text = _INTRODUCTION.format(release=ledger.onnx, passed=len(cases) - len(ledger.entries), total=len(cases))
-    return text + "".join(_render_row(operator, rows[operator]) for operator in sorted(rows))
+    return text + "".join(_render_row(operator, rows[operator]) for operator in sorted(rows, key=str.lower))
 
 
 def write_operators(ledger: Ledger, cases: Mapping[str, Case]) -> None:
@@ -74,12 +74,14 @@ def write_operators(ledger: Ledger, cases: Mapping[str, Case]) -> None:
 
 
 def _operators(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
-    """Each of ONNX's operators in the model, subgraphs and local functions included, and its version there."""
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    """Each of the model's operators, those of subgraphs and local functions included, and its version there."""
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     for node in _nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]):
-        if node.domain in ("", "ai.onnx") and defs.has(node.op_type):
-            version = opsets.get("", opsets.get("ai.onnx", 1))
-            yield node.op_type, defs.get_schema(node.op_type, version).since_version
+        domain = node.domain or "ai.onnx"
+        schema_domain = "" if domain == "ai.onnx" else domain
+        if defs.has(node.op_type, schema_domain):
+            version = defs.get_schema(node.op_type, opsets.get(domain, 1), schema_domain).since_version
+            yield f"{domain}.{node.op_type}".removeprefix("ai.onnx."), version
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -90,10 +92,9 @@ def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(graph.node)
 
 
-def _blamed(reason: str, operators: list[str]) -> list[str]:
-    """The operators of a case that its reason names; else its only one, and none of several."""
-    words = set(re.findall(r"\w+", reason))
-    return [operator for operator in operators if operator in words] or (operators if len(operators) == 1 else [])
+def _is_blamed(operator: str, reason: str, operators: int) -> bool:
+    """Whether a case of so many operators fails because of this one."""
+    return operators == 1 or re.search(rf"\b{operator.rpartition('.')[2]}\b", reason) is not None
 
 
 def _shorten(outcome: str, reason: str) -> str:
@@ -103,9 +104,10 @@ def _shorten(outcome: str, reason: str) -> str:
 
 
 def _render_row(operator: str, row: _Row) -> str:
-    total = row.passed + row.failed
-    status = "untested" if not total else "yes" if not row.failed else "partly" if row.passed else "no"
-    reasons = [why for why, _ in sorted(row.reasons.items(), key=lambda item: (-item[1], item[0]))]
+    failed = row.blamed if row.passed else row.blamed + row.others
+    total = row.passed + failed.total()
+    status = "untested" if not total else "yes" if not failed else "partly" if row.passed else "no"
+    reasons = [why for why, _ in sorted(failed.items(), key=lambda item: (-item[1], item[0]))]
     missing = "; ".join(reasons[:_REASONS]) + (f"; {len(reasons) - _REASONS} more" if reasons[_REASONS:] else "")
     versions = ", ".join(map(str, sorted(row.versions))) or "—"
     return f"| {operator} | {versions} | {row.passed}/{total} | {status} | {missing} |\n"
