@@ -66,6 +66,32 @@ def test_an_open_dimension_is_compiled_once_for_each_size():
     assert prepared.bound == () and prepared.used.computes
 
 
+def reshape_to_an_input():
+    nodes = [helper.make_node("Mul", ["x", "x"], ["squares"]), helper.make_node("Reshape", ["squares", "to"], ["y"])]
+    inputs = [("x", TensorProto.FLOAT, ["n", 6]), ("to", TensorProto.INT64, [2]), ("unused", TensorProto.INT64, [1])]
+    return make_model(nodes, inputs, [("y", TensorProto.FLOAT, None)])
+
+
+def test_exactly_the_inputs_whose_values_decide_shapes_are_bound_and_others_compile_anew():
+    prepared = backend.prepare(reshape_to_an_input())
+    used = []
+    for rows, to in ((2, [4, 3]), (2, [3, 4]), (2, [4, 3]), (4, [-1, 8])):
+        x = np.random.default_rng(rows).standard_normal((rows, 6), dtype=np.float32)
+        (y,) = prepared.run([x, np.array(to), np.array([7])])
+        np.testing.assert_array_equal(y, (x * x).reshape(to))
+        assert prepared.bound == ("to",) and prepared.used.computes
+        used.append(prepared.used)
+    assert used[0] is used[2] and len({id(one) for one in used}) == 3
+
+
+def test_a_model_whose_every_input_is_bound_leaves_nothing_to_compute():
+    node = helper.make_node("ConstantOfShape", ["to"], ["y"])
+    model = make_model([node], [("to", TensorProto.INT64, [2])], [("y", TensorProto.FLOAT, None)])
+    prepared = backend.prepare(model)
+    np.testing.assert_array_equal(prepared.run([np.array([2, 3])])[0], np.zeros((2, 3), np.float32))
+    assert prepared.bound == ("to",) and not prepared.used.computes
+
+
 def test_what_shapes_decide_leaves_nothing_to_compute():
     model = make_model(
         [helper.make_node("Shape", ["x"], ["y"])], [("x", TensorProto.FLOAT, [3, 5])], [("y", TensorProto.INT64, [2])]
