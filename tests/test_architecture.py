@@ -42,6 +42,7 @@ ALLOWED = {
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
     "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
+    "backend": FORMATS | {"frontend", "lowering", "codegen", "runtime"},
     "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads

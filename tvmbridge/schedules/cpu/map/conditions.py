@@ -13,7 +13,11 @@ _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
 def _is_integer(expr: tvm.ir.Expr) -> bool:
-    return str(expr.ty.dtype).startswith(("int", "uint"))
+    """Whether it may be an index. Unsigned integers are data: TVM has no -1 of them for a difference.
+
+    tvm_ffi's structural_map does not survive what a callback raises: it damages the heap.
+    """
+    return str(expr.ty.dtype).startswith("int")
 
 
 def _decided(comparison: tirx.LT, box: Box) -> tvm.ir.Expr:
