@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from tvmbridge.cli.gates import Case, junit_option, write_junit
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import json_option, refuse_replacing
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.signature import ModelSignature
@@ -72,6 +73,7 @@ def run_command(
 @_seed
 @junit_option
 @json_option
+@isolate_options
 def verify_command(
     bundle: str,
     model: str,
