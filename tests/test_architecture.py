@@ -40,10 +40,11 @@ ALLOWED = {
     "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
+    "bisect": FORMATS | {"frontend", "lowering", "codegen", "verify", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
     "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report"},
+    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}
