@@ -19,6 +19,7 @@
     │   ├── SignatureError    a signature is missing, wrong, by another key, or cannot be made or checked
     │   ├── NewerVersionError written by a newer tvmbridge
     │   └── NoVariantError    no variant of the bundle runs on this machine (.reasons)
+    ├── IsolationError        an isolated process crashed, or took more memory or time than it may
     ├── InputError            run() got a wrong name, shape or dtype, or an index out of range
     └── OutputError           a result cannot be written: no space, no permission, no such folder
 
@@ -144,6 +145,10 @@ class NoVariantError(ArtifactError):
     def __init__(self, message: str, *, reasons: dict[str, str] | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reasons = reasons or {}
+
+
+class IsolationError(TvmBridgeError):
+    """A process that works for this one crashed, or took more memory or time than it was allowed."""
 
 
 class InputError(TvmBridgeError):
