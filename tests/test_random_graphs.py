@@ -17,7 +17,7 @@ from tests.random_graphs.conditioning import differs, why_ill
 from tests.random_graphs.draw import Drawn, draw_seeded, graphs
 from tests.random_graphs.files import read_graph, write_graph
 from tests.random_graphs.graph import Graph, Rejected
-from tests.random_graphs.judge import AGREES, FAILURE, MISMATCH, REFUSED, Verdict, cause
+from tests.random_graphs.judge import AGREES, FAILURE, MISMATCH, REFUSED, UNDRAWN, Verdict, cause
 from tests.random_graphs.reference import Reference, make_model
 from tests.random_graphs.shrink import shrink
 from tests.random_graphs.worker import Worker
@@ -126,8 +126,11 @@ def test_a_crash_is_a_failure_and_the_next_graph_has_a_new_process(monkeypatch):
     monkeypatch.setattr(Worker, "_start", start)
     with Worker() as worker:
         verdicts = [worker.judge_seeded(1, index)[0] for index in range(2)]
-    assert verdicts == [Verdict(FAILURE, "crash: killed by SIGSEGV")] * 2
-    assert len(started) == 2 and all(process.returncode == -signal.SIGSEGV for process in started)
+        verdicts.append(worker.judge(draw_seeded(1, 0)))
+    assert verdicts == [Verdict(UNDRAWN, "crash: killed by SIGSEGV")] * 2 + [
+        Verdict(FAILURE, "crash: killed by SIGSEGV")
+    ]
+    assert len(started) == 3 and all(process.returncode == -signal.SIGSEGV for process in started)
 
 
 @pytest.mark.slow

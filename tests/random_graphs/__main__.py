@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx.reference
 
 from tests.random_graphs.conditioning import differs
-from tests.random_graphs.draw import Drawn, draw_seeded
+from tests.random_graphs.draw import Drawn
 from tests.random_graphs.files import write_graph
 from tests.random_graphs.judge import REFUSED, Verdict, cause
 from tests.random_graphs.shrink import shrink
@@ -59,22 +59,21 @@ class _Campaign:
                     index = next(self._next, None)
                 if index is None:
                     return
-                verdict, operators = worker.judge_seeded(options.seed, index)
-                found = self._keep(worker, index, verdict) if verdict.is_wrong else ""
+                verdict, drawn = worker.judge_seeded(options.seed, index)
+                found = self._keep(worker, index, verdict, drawn) if drawn is not None and verdict.is_wrong else ""
                 with self._lock:
-                    self._note(index, verdict, operators, found)
+                    self._note(index, verdict, drawn.operators if drawn is not None else (), found)
 
-    def _keep(self, worker: Worker, index: int, verdict: Verdict) -> str:
+    def _keep(self, worker: Worker, index: int, verdict: Verdict, drawn: Drawn) -> str:
         """Save a wrong graph and its smaller form; what the smaller form is made of."""
         options = self._options
-        drawn = draw_seeded(options.seed, index)
         folder = options.output / f"{options.seed}-{index}"
         write_graph(drawn, folder)
         with self._lock:
             self._shrunk += 1
             if self._shrunk > options.shrink:
                 return " ".join(drawn.operators)
-        small = shrink(drawn, lambda each: worker.judge(each).kind == verdict.kind)
+        small = shrink(drawn, lambda each: worker.judge(each).way == verdict.way)
         final = worker.judge(small)
         write_graph(small, folder / "small")
         inputs = ", ".join(f"{value.dtype}{list(value.shape)}" for value in small.feeds.values())

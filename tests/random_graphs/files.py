@@ -26,3 +26,8 @@ def read_graph(folder: Path) -> Drawn:
         feeds = {entry.name: data[f"input{i}"] for i, entry in enumerate(model.graph.input)}
         expected = {entry.name: data[f"output{i}"] for i, entry in enumerate(model.graph.output)}
     return Drawn(model, feeds, expected)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether the folder holds a whole graph: data.npz is written last."""
+    return (folder / "data.npz").exists()

@@ -21,15 +21,16 @@ from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
 
-AGREES, REFUSED, MISMATCH, FAILURE = "agrees", "refused", "mismatch", "failure"
+AGREES, REFUSED, MISMATCH, FAILURE, UNDRAWN = "agrees", "refused", "mismatch", "failure", "not drawn"
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What became of a graph.
 
-    kind: agrees; refused, by name at import; mismatch; failure: anything else that goes wrong. why: in a line.
-    operators: those that a refusal names.
+    kind: agrees; refused, by name at import; mismatch; failure: anything else that goes wrong;
+    not drawn: ONNX Runtime crashes on it.
+    why: in a line. operators: those that a refusal names.
     """
 
     kind: str
@@ -39,6 +40,11 @@ class Verdict:
     @property
     def is_wrong(self) -> bool:
         return self.kind in (MISMATCH, FAILURE)
+
+    @property
+    def way(self) -> tuple[str, str]:
+        """In which way it is wrong: a mismatch, or a failure at which stage and of what kind."""
+        return self.kind, "" if self.kind == MISMATCH else ":".join(cause(self).split(":")[:3])[:60]
 
 
 def judge(model: onnx.ModelProto, feeds: Arrays, expected: Arrays, target: Target) -> Verdict:

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tests.random_graphs.draw import Drawn, draw_seeded
-from tests.random_graphs.files import read_graph, write_graph
-from tests.random_graphs.judge import FAILURE, Verdict, judge
+from tests.random_graphs.files import is_written, read_graph, write_graph
+from tests.random_graphs.judge import FAILURE, UNDRAWN, Verdict, judge
 from tvmbridge.targets import parse_preset
 
 _TIMEOUT_S = 120.0
@@ -32,16 +31,18 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._done = 0
 
-    def judge_seeded(self, seed: int, index: int) -> tuple[Verdict, tuple[str, ...]]:
-        """Draw graph `index` of a campaign and judge it; the verdict and the graph's operators."""
-        answer = self._ask({"seed": seed, "index": index})
-        return Verdict(**answer["verdict"]), tuple(answer["operators"])
+    def judge_seeded(self, seed: int, index: int) -> tuple[Verdict, Drawn | None]:
+        """Draw graph `index` of a campaign and judge it; None where drawing it already crashes."""
+        with tempfile.TemporaryDirectory(prefix="tvmbridge-graph-") as folder:
+            verdict = self._ask({"folder": folder, "seed": seed, "index": index})
+            drawn = read_graph(Path(folder)) if is_written(Path(folder)) else None
+            return (verdict if drawn is not None else Verdict(UNDRAWN, verdict.why)), drawn
 
     def judge(self, drawn: Drawn) -> Verdict:
         """Judge this graph."""
         with tempfile.TemporaryDirectory(prefix="tvmbridge-graph-") as folder:
             write_graph(drawn, Path(folder))
-            return Verdict(**self._ask({"folder": folder})["verdict"])
+            return self._ask({"folder": folder})
 
     def close(self) -> None:
         """End the child."""
@@ -59,7 +60,7 @@ class Worker:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _ask(self, request: dict[str, object]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, object]) -> Verdict:
         if self._done >= _GRAPHS_A_PROCESS:
             self.close()
         if self._process is None:
@@ -67,22 +68,17 @@ class Worker:
         self._done += 1
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        operators: list[str] = []
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
-        while True:
-            ready, _, _ = select.select([process.stdout], [], [], _TIMEOUT_S)
-            line = process.stdout.readline() if ready else ""
-            if not line:
-                break
-            answer = json.loads(line)
-            if "verdict" in answer:
-                return {**answer, "operators": operators}
-            operators = answer["operators"]
-        why = f"no answer within {_TIMEOUT_S:g} s" if not ready else f"crash: {_ending(process.wait())}"
+        # One line is one answer: none can wait in this process's own buffer, where select does not see it.
+        ready, _, _ = select.select([process.stdout], [], [], _TIMEOUT_S)
+        line = process.stdout.readline() if ready else ""
+        if line:
+            return Verdict(**json.loads(line))
+        why = f"crash: {_ending(process.wait())}" if ready else f"no answer within {_TIMEOUT_S:g} s"
         self.close()
-        return {"verdict": {"kind": FAILURE, "why": why}, "operators": operators}
+        return Verdict(FAILURE, why)
 
     def _start(self) -> subprocess.Popen[str]:
         environment = {**os.environ, "TVM_NUM_THREADS": str(self._threads), "OMP_NUM_THREADS": "1"}
@@ -105,14 +101,12 @@ def main(preset: str) -> int:
     target = parse_preset(preset)
     for line in sys.stdin:
         request = json.loads(line)
-        drawn = (
-            read_graph(Path(request["folder"]))
-            if "folder" in request
-            else draw_seeded(request["seed"], request["index"])
-        )
-        print(json.dumps({"operators": drawn.operators}), file=answers)
+        folder = Path(request["folder"])
+        if "seed" in request:
+            write_graph(draw_seeded(request["seed"], request["index"]), folder)
+        drawn = read_graph(folder)
         verdict = judge(drawn.model, drawn.feeds, drawn.expected, target)
-        print(json.dumps({"verdict": dataclasses.asdict(verdict)}), file=answers)
+        print(json.dumps(dataclasses.asdict(verdict)), file=answers)
     return 0
 
 
