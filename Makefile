@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow check conformance bench bench-tune clean
+.PHONY: demo test test-quick test-compiler test-slow check conformance bench bench-tune random-graphs clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -19,6 +19,9 @@ test-compiler: $(READY) ## tests that need TVM's compiler
 
 test-slow: $(READY)     ## end to end
 	$(BIN)/python -m pytest -q -m slow
+
+random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
+	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2
 
 check: $(READY)         ## style and types
 	$(BIN)/ruff check .

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tvm
+from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
+from tvm.relax.backend.cuda import pipeline as cuda
 
+from tvmbridge.lowering.branch_storage import branch_storage
 from tvmbridge.lowering.early_vectors import early_vectors
 from tvmbridge.lowering.vector_math import vector_math
 
@@ -12,4 +15,23 @@ def machine_code(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime
     """Compile a module; raises what TVM raises."""
     # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of a trial's compilation.
     with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
-        return tvm.compile(early_vectors(vector_math(module, target)), target=target)
+        return tvm.compile(early_vectors(vector_math(module, target)), target=target, relax_pipeline=_pipeline(target))
+
+
+def _pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
+    """TVM's own, with what its memory planner needs after it."""
+    backend = cuda if target.kind.name == "cuda" else cpu_generic
+    passes = [
+        *backend.library_dispatch_passes(target),
+        *backend.legalize_passes(target),
+        *backend.dataflow_lower_passes(target),
+    ]
+    for each in backend.finalize_passes(target):
+        passes += [each, branch_storage] if each.info.name == "StaticPlanBlockMemory" else [each]
+
+    @tvm.transform.module_pass(opt_level=0, name="with_target")
+    def run(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        with target:
+            return tvm.transform.Sequential(passes)(module)
+
+    return run

@@ -1,0 +1,1 @@
+"""Random ONNX graphs: drawn, run in ONNX Runtime, compiled, compared. `python -m tests.random_graphs --help`."""
