@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 
 from tvmbridge.bisect.check import Check, Run, compile_and_run
 from tvmbridge.bisect.cut import Graph, Part, read_graph
@@ -39,6 +40,7 @@ def bisect_model(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
     inputs: str | os.PathLike[str] | None = None,
     tolerance: float | None = None,
     seed: int = 0,
@@ -54,13 +56,13 @@ def bisect_model(
     build, in a process of its own. run: what computes a model's outputs; None: compiling it.
     Raises ModelError children where the model cannot be read or ONNX Runtime does not take it.
     """
-    graph = read_graph(source, shapes or {}, dims or {})
+    graph = read_graph(source, shapes or {}, dims or {}, values or {})
     compiled: Run = run or functools.partial(compile_and_run, target=target, log=log, limits=limits)
     report: BisectReport | None = None
     for feeds in _samples(graph, inputs, seed):
         with tempfile.TemporaryDirectory(prefix="tvmbridge-bisect-") as folder:
-            values = ReferenceValues(graph, feeds, Path(folder))
-            search = Search(graph, values, tolerance=tolerance, run=compiled, on_check=on_check)
+            reference = ReferenceValues(graph, feeds, Path(folder))
+            search = Search(graph, reference, tolerance=tolerance, run=compiled, on_check=on_check)
             whole = search.check_whole()
             report = BisectReport(whole, search.find(whole) if whole.is_bad else None)
         if report.finding is not None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from tvmbridge.errors import ModelError
 from tvmbridge.frontend.functions import inline_functions
 from tvmbridge.frontend.input_defaults import drop_input_defaults
+from tvmbridge.frontend.input_values import bind_values
 from tvmbridge.frontend.read import read_model
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
@@ -58,9 +60,10 @@ def read_graph(
     source: str | os.PathLike[str] | onnx.ModelProto,
     shapes: Mapping[str, Sequence[int]],
     dims: Mapping[str, int],
+    values: Mapping[str, ArrayLike],
 ) -> Graph:
     """Read a model as `import_onnx` does, up to the point where its operators are looked at."""
-    model = bind_shapes(drop_input_defaults(read_model(source).proto), shapes, dims)
+    model = bind_shapes(bind_values(drop_input_defaults(read_model(source).proto), values), shapes, dims)
     weights = detach_weights(model)
     model = attach_weights(inline_functions(model), weights)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}

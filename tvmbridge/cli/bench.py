@@ -110,6 +110,7 @@ def _bench_model(
     *,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     target: str | None,
     targets_file: str | None,
     log: str | None,
@@ -124,7 +125,7 @@ def _bench_model(
         raise LogError(f"{log}: no such file", hint="tvmbridge tune makes one; without --log nothing is tuned")
     with BuildDisplay(quiet=as_json, targets=1, resume="") as display, tempfile.TemporaryDirectory() as folder:
         display.say("import", Path(model).name)
-        imported = import_model(model, shapes, dims)
+        imported = import_model(model, shapes, dims, values)
         from tvmbridge.pipeline import build
         from tvmbridge.profiling import profile_kernels
         from tvmbridge.verify.inputs import read_inputs

@@ -49,6 +49,7 @@ def build_command(
     model: str,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     targets_file: str | None,
     names: tuple[str, ...],
     no_tune: bool,
@@ -78,7 +79,7 @@ def build_command(
         raise click.UsageError("--no-tune leaves nothing to spend a budget on")
     with BuildDisplay(quiet=as_json, targets=len(targets), resume=tuning.resume) as display:
         display.say("import", Path(model).name)
-        imported = import_model(model, shapes, dims)
+        imported = import_model(model, shapes, dims, values)
         from tvmbridge.pipeline import build
         from tvmbridge.verify.inputs import read_inputs
 

@@ -31,6 +31,7 @@ def export_command(
     model: str,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     targets_file: str | None,
     names: tuple[str, ...],
     output: str,
@@ -44,7 +45,7 @@ def export_command(
     target = _one_target(targets_file, names)
     from tvmbridge.tuning.exchange import export_database
 
-    _print(export_database(log, import_model(model, shapes, dims), target, output), output, as_json)
+    _print(export_database(log, import_model(model, shapes, dims, values), target, output), output, as_json)
     return 0
 
 
@@ -61,6 +62,7 @@ def import_command(
     model: str,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     targets_file: str | None,
     names: tuple[str, ...],
     output: str,
@@ -74,7 +76,7 @@ def import_command(
     target = _one_target(targets_file, names)
     from tvmbridge.tuning.exchange import import_database
 
-    _print(import_database(database, import_model(model, shapes, dims), target, output), output, as_json)
+    _print(import_database(database, import_model(model, shapes, dims, values), target, output), output, as_json)
     return 0
 
 

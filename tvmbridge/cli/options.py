@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import numpy as np
 
 from tvmbridge.errors import OutputError, TargetError
 from tvmbridge.targets import Target, load_targets, parse_preset
@@ -35,7 +37,14 @@ def model_options(command: Command) -> Command:
 
 
 def binding_options(command: Command) -> Command:
-    """--shape and --dim."""
+    """--shape, --dim and --value."""
+    command = click.option(
+        "--value",
+        "values",
+        multiple=True,
+        metavar="INPUT=JSON",
+        help="Bind an input that decides shapes, as JSON or .npy file: --value axes=[0,1]. It is no input then.",
+    )(command)
     command = click.option(
         "--dim", "dims", multiple=True, metavar="NAME=N", help="Bind a named dimension: --dim batch=1."
     )(command)
@@ -144,19 +153,28 @@ def _limits(trials: int | None, minutes: float | None) -> Budget | None:
     return None if trials is None and minutes is None else Budget(trials, minutes)
 
 
-def import_model(model: str, shapes: Sequence[str], dims: Sequence[str]) -> ImportedModel:
+def import_model(model: str, shapes: Sequence[str], dims: Sequence[str], values: Sequence[str] = ()) -> ImportedModel:
     """Import the ONNX file with the bindings that were given as text."""
     from tvmbridge.frontend import import_onnx
 
-    return import_onnx(model, **parse_bindings(shapes, dims))
+    return import_onnx(model, **parse_bindings(shapes, dims, values))
 
 
-def parse_bindings(shapes: Sequence[str], dims: Sequence[str]) -> dict[str, dict[str, Any]]:
+def parse_bindings(shapes: Sequence[str], dims: Sequence[str], values: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The bindings that were given as text, as `import_onnx` takes them."""
     return {
         "shapes": {name: _parse_shape(text) for name, text in _pairs(shapes, "--shape x=1x3x224x224")},
         "dims": {name: _parse_size(text) for name, text in _pairs(dims, "--dim batch=1")},
+        "values": {name: _parse_value(name, text) for name, text in _pairs(values, "--value axes=[0,1]")},
     }
+
+
+def _parse_value(name: str, text: str) -> Any:
+    """A value as JSON, or the array of an .npy file."""
+    try:
+        return np.load(text, allow_pickle=False) if text.endswith(".npy") else json.loads(text)
+    except (OSError, ValueError) as exc:
+        raise click.UsageError(f"--value {name}: {text!r} is no JSON and no .npy file: {exc}") from exc
 
 
 def _pairs(texts: Sequence[str], example: str) -> list[tuple[str, str]]:

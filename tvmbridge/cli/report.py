@@ -44,6 +44,7 @@ def report_command(
     model: str,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     targets_file: str | None,
     names: tuple[str, ...],
     logs: tuple[str, ...],
@@ -69,7 +70,7 @@ def report_command(
             raise LogError(f"{path}: no such tuning log", hint="name it with --log, or make it: tvmbridge tune")
     with BuildDisplay(quiet=as_json, targets=len(targets), resume="") as display:
         display.say("import", Path(model).name)
-        imported = import_model(model, shapes, dims)
+        imported = import_model(model, shapes, dims, values)
         from tvmbridge.bundle import ModelFacts
         from tvmbridge.report import report_target
         from tvmbridge.report.render import render_report

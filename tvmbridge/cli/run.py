@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ def verify_command(
     output: str | None,
     junit: str | None,
     as_json: bool,
+    values: tuple[str, ...],
     **of_a_model: Any,
 ) -> int:
     """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
@@ -133,11 +135,12 @@ def verify_command(
         raise click.UsageError("--variant: a model has none; name a --target")
     if junit is not None:
         refuse_replacing(junit, *files, inputs)
-    search = _Search(model, inputs, tolerance, seed, output, quiet=as_json) if bisect else None
+    bound = parse_bindings((), (), values)["values"]
+    search = _Search(model, inputs, tolerance, seed, output, bound, quiet=as_json) if bisect else None
     if not bundles:
         assert search is not None
         return _bisect_model(search, junit, as_json, **of_a_model)
-    return _verify_bundle(bundles[0], model, inputs, tolerance, variant, seed, junit, as_json, search)
+    return _verify_bundle(bundles[0], model, bound, inputs, tolerance, variant, seed, junit, as_json, search)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,7 @@ class _Search:
     tolerance: float | None
     seed: int
     output: str | None
+    values: Mapping[str, Any]
     quiet: bool
 
     def in_model(self, target: Target, **options: Any) -> tuple[BisectReport, Path | None]:
@@ -162,7 +166,7 @@ class _Search:
             return bisect_bundle(bundle, variant, self.model, Path(name), self.output, **more)
 
     def _options(self) -> dict[str, Any]:
-        return {"inputs": self.inputs, "tolerance": self.tolerance, "seed": self.seed}
+        return {"inputs": self.inputs, "tolerance": self.tolerance, "seed": self.seed, "values": self.values}
 
 
 def _bisect_model(
@@ -178,7 +182,7 @@ def _bisect_model(
 ) -> int:
     chosen = local_target(target, targets_file)
     bindings = parse_bindings(shapes, dims)
-    report, folder = search.in_model(chosen, log=log, **bindings)
+    report, folder = search.in_model(chosen, log=log, shapes=bindings["shapes"], dims=bindings["dims"])
     if junit is not None:
         write_junit(junit, "tvmbridge verify", [case_of(report, chosen.name)])
     if as_json:
@@ -191,6 +195,7 @@ def _bisect_model(
 def _verify_bundle(
     bundle: str,
     model: str,
+    values: Mapping[str, Any],
     inputs: str | None,
     tolerance: float | None,
     variant: str | None,
@@ -200,13 +205,15 @@ def _verify_bundle(
     search: _Search | None,
 ) -> int:
     from tvmbridge.bundle import open_bundle
+    from tvmbridge.frontend.input_values import with_values
     from tvmbridge.verify.inputs import read_inputs
     from tvmbridge.verify.variant import check_variants
 
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
     arrays = read_inputs(inputs, signature) if inputs is not None else None
-    checks = check_variants(Path(bundle), Path(model), inputs=arrays, tolerance=tolerance, seed=seed, variant=variant)
+    source = with_values(Path(model), values)
+    checks = check_variants(Path(bundle), source, inputs=arrays, tolerance=tolerance, seed=seed, variant=variant)
     passed = any(check.accuracy for check in checks) and not any(check.problem for check in checks)
     if not as_json:
         columns = ["variant", "max relative", "max absolute", "cosine", "within tolerance"]

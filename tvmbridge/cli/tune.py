@@ -42,6 +42,7 @@ def tune_command(
     model: str,
     shapes: tuple[str, ...],
     dims: tuple[str, ...],
+    values: tuple[str, ...],
     targets_file: str | None,
     names: tuple[str, ...],
     dry_run: bool,
@@ -63,14 +64,14 @@ def tune_command(
     targets = resolve_targets(targets_file, names)
     tuning = Tuning.parse(tuning_texts, default_log=Path(Path(model).stem + ".tune.jsonl"))
     if dry_run:
-        return _dry_run(import_model(model, shapes, dims), targets, tuning, as_json)
+        return _dry_run(import_model(model, shapes, dims, values), targets, tuning, as_json)
     unlimited = [target.name for target in targets if tuning.budget is None and target.budget is None]
     if unlimited:
         raise click.UsageError(f"say how long to tune {', '.join(unlimited)}: --express, --minutes 10 or --trials 500")
     results, failures = [], {}
     with BuildDisplay(quiet=as_json, targets=len(targets), resume=tuning.resume) as display:
         display.say("import", Path(model).name)
-        imported = import_model(model, shapes, dims)
+        imported = import_model(model, shapes, dims, values)
         from tvmbridge.tuning.tune import tune
 
         for target in targets:

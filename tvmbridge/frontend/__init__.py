@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 
 from tvmbridge.errors import ModelError, ShapeError, UnboundValueError, UnsupportedOperatorError
 from tvmbridge.frontend.functions import inline_functions
 from tvmbridge.frontend.infer import infer_shapes
 from tvmbridge.frontend.input_defaults import drop_input_defaults
-from tvmbridge.frontend.input_values import bind_values
+from tvmbridge.frontend.input_values import bind_values, with_values
 from tvmbridge.frontend.operators import check_known_operators, check_operators
 from tvmbridge.frontend.opset_upgrade import upgrade_opset
 from tvmbridge.frontend.read import LoadedModel, read_model
@@ -43,7 +43,7 @@ class ImportedModel:
     signature: names as in the ONNX model.
     opset: of the model as it was given.
     sha256: digest of the file and then of its external data files; of the serialized proto where there is no file.
-    source: what a reference runs: the file's absolute path, or a copy of the proto.
+    source: what a reference runs: the file's absolute path, or a copy of the proto, with the values bound.
     shapes, dims, values: the bindings that were given.
     """
 
@@ -55,7 +55,7 @@ class ImportedModel:
     source: Path | onnx.ModelProto = dataclasses.field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
 
 
 def import_onnx(
@@ -63,7 +63,7 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
-    values: Mapping[str, np.ndarray] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
 ) -> ImportedModel:
     """Read an ONNX model, bind its shapes, simplify it and import it into TVM.
 
@@ -86,7 +86,7 @@ def import_onnx(
 
 
 def _import(
-    loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], values: Mapping[str, np.ndarray]
+    loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], values: Mapping[str, ArrayLike]
 ) -> ImportedModel:
     given_opset = opset(loaded.proto) or 1
     proto = drop_input_defaults(loaded.proto)
@@ -111,7 +111,7 @@ def _import(
         signature=signature,
         opset=given_opset,
         sha256=loaded.sha256,
-        source=loaded.source,
+        source=with_values(loaded.source, values),
         shapes={name: tuple(int(axis) for axis in shape) for name, shape in shapes.items()},
         dims={name: int(size) for name, size in dims.items()},
         values=dict(values),

@@ -6,7 +6,6 @@ Every shape is static. A value is known where it follows from constants, bound i
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -40,40 +39,41 @@ def numpy_type(dtype: str) -> np.dtype[Any]:
 
 
 class Tensor:
-    """One tensor while the graph is traced.
+    """One tensor while the graph is traced: an expression, or where its value is known an array.
 
     dtype: the ONNX element type, by NumPy's name ("float32", "bfloat16", "int4").
-    array: its value where that is known, of that dtype; None else.
-    expr: a Relax expression of the carrier's dtype. inputs: the graph's inputs that it is computed of.
+    shape: elements per axis. array: its value, of that dtype; None where only the run knows it.
+    inputs: the graph's inputs that it is computed of.
     """
 
-    def __init__(
-        self,
-        expr: relax.Expr | None = None,
-        dtype: str = "",
-        *,
-        array: np.ndarray | None = None,
-        inputs: frozenset[str] = frozenset(),
-    ) -> None:
-        self._expr = expr
-        self.array = array
-        self.dtype = dtype or str(array.dtype if array is not None else expr.ty.dtype)
+    def __init__(self, expr: relax.Expr, dtype: str, *, inputs: frozenset[str] = frozenset()) -> None:
+        self._expr: relax.Expr | None = expr
+        self.array: np.ndarray | None = None
+        self.dtype = dtype
+        self.shape: tuple[int, ...] = tuple(int(axis) for axis in expr.ty.shape.values)
         self.inputs = inputs
 
-    @functools.cached_property
-    def expr(self) -> relax.Expr:
-        """The tensor in Relax."""
-        if self._expr is not None:
-            return self._expr
-        dtype = carrier(self.dtype)
-        return relax.const(np.asarray(self.array, dtype, order="C"), dtype)
+    @classmethod
+    def known(cls, array: np.ndarray) -> Tensor:
+        """A tensor whose value is known."""
+        made = cls.__new__(cls)
+        made._expr, made.array, made.dtype, made.shape = None, array, array.dtype.name, tuple(array.shape)
+        made.inputs = frozenset()
+        return made
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Elements per axis."""
-        if self.array is not None:
-            return tuple(self.array.shape)
-        return tuple(int(axis) for axis in self._expr.ty.shape.values)
+    def expr(self) -> relax.Expr:
+        """The tensor in Relax, of the carrier's dtype."""
+        if self._expr is None:
+            dtype = carrier(self.dtype)
+            self._expr = relax.const(np.asarray(self.array, dtype, order="C"), dtype)
+        return self._expr
+
+
+def known_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray] | None:
+    """The values of tensors; None where one of them is not known."""
+    arrays = [tensor.array for tensor in tensors if tensor.array is not None]
+    return arrays if len(arrays) == len(tensors) else None
 
 
 @dataclasses.dataclass(frozen=True)

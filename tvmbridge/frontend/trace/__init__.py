@@ -51,24 +51,35 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
         relax.Var(f"input{index}", relax.TensorType(spec.shape, storage(spec.dtype)))
         for index, spec in enumerate(inputs)
     ]
-    opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
-    with builder.function("main", params=params):
-        with builder.dataflow():
-            tracer = _Tracer(builder, graph)
-            scope = tracer.constants(graph)
-            for spec, param in zip(inputs, params, strict=True):
-                scope[spec.name] = _input(builder, spec, param)
-            tracer.run(graph.node, scope, opsets)
-            tracer.raise_refused()
-            results = [_result(entry.name, scope) for entry in graph.output]
-            outputs = tuple(_output_spec(entry, tensor) for entry, tensor in zip(graph.output, results, strict=True))
-            exprs = [
-                encode(builder, tensor.expr, tensor.dtype) if tensor.dtype in CARRIERS else tensor.expr
-                for tensor in results
-            ]
-            made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
-        builder.emit_func_output(made)
+    try:
+        with builder.function("main", params=params):
+            with builder.dataflow():
+                results = _trace_graph(builder, model, dict(zip(inputs, params, strict=True)))
+                outputs = tuple(map(_output_spec, graph.output, results))
+                exprs = [_stored(builder, tensor) for tensor in results]
+                made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
+            builder.emit_func_output(made)
+    except BaseException:
+        builder._end_block()  # the function's scope leaves its last block open, of which TVM warns on stderr
+        raise
     return builder.get(), ModelSignature(inputs, outputs)
+
+
+def _trace_graph(
+    builder: relax.BlockBuilder, model: onnx.ModelProto, params: Mapping[TensorSpec, relax.Var]
+) -> list[Tensor]:
+    """The graph's outputs."""
+    tracer = _Tracer(builder, model.graph)
+    scope = tracer.constants(model.graph)
+    scope.update({spec.name: _input(builder, spec, param) for spec, param in params.items()})
+    opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
+    tracer.run(model.graph.node, scope, opsets)
+    tracer.raise_refused()
+    return [_result(entry.name, scope) for entry in model.graph.output]
+
+
+def _stored(builder: relax.BlockBuilder, tensor: Tensor) -> relax.Expr:
+    return encode(builder, tensor.expr, tensor.dtype) if tensor.dtype in CARRIERS else tensor.expr
 
 
 def storage(dtype: str) -> str:
@@ -95,7 +106,7 @@ def _named_type(entry: onnx.ValueInfoProto, kind: str) -> str:
 
 def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> Tensor:
     if 0 in spec.shape:
-        return Tensor(array=np.empty([axis or 0 for axis in spec.shape], numpy_type(spec.dtype)))
+        return Tensor.known(np.empty([axis or 0 for axis in spec.shape], numpy_type(spec.dtype)))
     expr = decode(builder, param, spec.dtype) if spec.dtype in CARRIERS else param
     return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
 
@@ -130,7 +141,7 @@ class _Tracer:
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
         """The graph's own initializers."""
-        return {tensor.name: Tensor(array=_array(tensor)) for tensor in graph.initializer}
+        return {tensor.name: Tensor.known(_array(tensor)) for tensor in graph.initializer}
 
     def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: dict[str, int]) -> None:
         """Trace nodes in order; their results enter the scope."""
@@ -274,7 +285,7 @@ class _Tracer:
         if str(expr.ty.dtype) != carrier(dtype) or (wanted is not None and wanted != shape):
             op.refuse(f"it would be {expr.ty.dtype}{list(shape)}, and in ONNX is {dtype}{list(wanted or ())}")
         if isinstance(expr, tvm.ir.GenericConst) and dtype not in CARRIERS:
-            return Tensor(array=expr.value.numpy())
+            return Tensor.known(expr.value.numpy())
         if dtype in CARRIERS and not is_exact(op.op_type):
             expr = rounded(self._builder, expr, dtype)
         return Tensor(expr, dtype, inputs=_inputs(op))
@@ -337,11 +348,11 @@ _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.flo
 def _constant(op: Operator) -> Tensor:
     for name, value in op.attributes.items():
         if name == "value":
-            return Tensor(array=_array(next(entry.t for entry in op.node.attribute if entry.name == "value")))
+            return Tensor.known(_array(next(entry.t for entry in op.node.attribute if entry.name == "value")))
         if name in _NUMBERS:
-            return Tensor(array=np.array(value, _NUMBERS[name]))
+            return Tensor.known(np.array(value, _NUMBERS[name]))
         if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
-            return Tensor(array=_dense(value))
+            return Tensor.known(_dense(value))
     op.refuse("a constant of strings")
 
 

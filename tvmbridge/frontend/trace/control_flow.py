@@ -68,8 +68,8 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
             op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
         names = [entry.name for entry in body.input]
         values: list[Value | None] = [
-            Tensor(array=np.array(iteration, np.int64)),
-            Tensor(array=np.array(True)),
+            Tensor.known(np.array(iteration, np.int64)),
+            Tensor.known(np.array(True)),
             *carried,
         ]
         given = {name: value for name, value in zip(names, values, strict=False) if value is not None}
@@ -96,11 +96,11 @@ def _tensor(op: Operator, value: Value) -> Tensor:
 
 def _stack(op: Operator, parts: list[Tensor], position: int, axis: int = 0) -> Tensor:
     if not parts:
-        return Tensor(array=np.empty((0, *op.result_shape(position)[1:]), op.result_type(position)))
+        return Tensor.known(np.empty((0, *op.result_shape(position)[1:]), op.result_type(position)))
     if any(part.shape != parts[0].shape for part in parts):
         op.refuse("what its iterations give differs in shape")
     if all(part.array is not None for part in parts):
-        return Tensor(array=np.stack([part.array for part in parts], axis))
+        return Tensor.known(np.stack([part.array for part in parts], axis))
     rows = [op.emit(relax.op.expand_dims(part.expr, axis)) for part in parts]
     joined = rows[0] if len(rows) == 1 else op.emit(relax.op.concat(rows, axis))
     return Tensor(joined, parts[0].dtype, inputs=frozenset().union(*(part.inputs for part in parts)))
@@ -108,7 +108,7 @@ def _stack(op: Operator, parts: list[Tensor], position: int, axis: int = 0) -> T
 
 def _slice(op: Operator, tensor: Tensor, axis: int, index: int) -> Tensor:
     if tensor.array is not None:
-        return Tensor(array=tensor.array.take(index, axis))
+        return Tensor.known(tensor.array.take(index, axis))
     part = op.emit(relax.op.strided_slice(tensor.expr, [axis], [index], [index + 1]))
     return Tensor(op.emit(relax.op.squeeze(part, [axis])), tensor.dtype, inputs=tensor.inputs)
 

@@ -9,7 +9,16 @@ import onnx
 from onnx import helper
 
 from tvmbridge.errors import reason
-from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, element_type, static_shape
+from tvmbridge.frontend.operator import (
+    Missing,
+    Operator,
+    Tensor,
+    TensorSequence,
+    element_type,
+    known_arrays,
+    numpy_type,
+    static_shape,
+)
 
 _logger = logging.getLogger(__name__)
 _RANDOM = frozenset(
@@ -26,18 +35,17 @@ def fold(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence,
         return None
     if op.op_type == "Shape":
         first, last = op.attribute("start", 0), op.attribute("end")
-        return (Tensor(array=np.array(op.shape(0), np.int64)[first:last]),)
+        return (Tensor.known(np.array(op.shape(0), np.int64)[first:last]),)
     if op.op_type == "Size":
-        return (Tensor(array=np.array(np.prod(op.shape(0), dtype=np.int64))),)
+        return (Tensor.known(np.array(np.prod(op.shape(0), dtype=np.int64))),)
     empty = _empty(op)
     if empty is not None:
         return empty
     tensors = [value for value in op.operands if isinstance(value, Tensor)]
-    if len(tensors) != len([value for value in op.operands if value is not None]):
+    arrays = known_arrays(tensors)
+    if arrays is None or len(arrays) != len([value for value in op.operands if value is not None]):
         return None
-    if any(value.array is None for value in tensors) or any(entry.HasField("g") for entry in op.node.attribute):
-        return None
-    if not _is_worth_it(op, tensors):
+    if any(entry.HasField("g") for entry in op.node.attribute) or not _is_worth_it(op, arrays):
         return None
     return _evaluate(op, opsets)
 
@@ -46,17 +54,15 @@ def _empty(op: Operator) -> tuple[Tensor, ...] | None:
     """Results without elements need no computing."""
     if not op.results or op.op_type in ("If", "Loop", "Scan"):
         return None
-    shapes = [static_shape(result) for result in op.results]
-    if any(shape is None or 0 not in shape for shape in shapes):
+    shapes = [shape for result in op.results if (shape := static_shape(result)) is not None]
+    if len(shapes) != len(op.results) or any(0 not in shape for shape in shapes):
         return None
-    from tvmbridge.frontend.operator import numpy_type
-
     types = [numpy_type(op.result_type(k)) for k in range(len(shapes))]
-    return tuple(Tensor(array=np.empty(shape, dtype)) for shape, dtype in zip(shapes, types, strict=True))
+    return tuple(Tensor.known(np.empty(shape, dtype)) for shape, dtype in zip(shapes, types, strict=True))
 
 
-def _is_worth_it(op: Operator, tensors: list[Tensor]) -> bool:
-    given = sum(tensor.array.nbytes for tensor in tensors)
+def _is_worth_it(op: Operator, arrays: list[np.ndarray]) -> bool:
+    given = sum(array.nbytes for array in arrays)
     if op.op_type in _HEAVY and given > _SMALL_BYTES:
         return False
     if given <= _SMALL_BYTES and not op.results:
@@ -96,10 +102,10 @@ def _evaluate(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequ
 
 def _value(op: Operator, position: int, found: object) -> Tensor | TensorSequence | None:
     if found is None:
-        return Tensor(array=np.empty(0, np.float32))  # an output that nobody asks for
+        return Tensor.known(np.empty(0, np.float32))  # an output that nobody asks for
     result = op.results[position] if position < len(op.results) else None
     if isinstance(found, list):
-        items = tuple(Tensor(array=np.asarray(item)) for item in found)
+        items = tuple(Tensor.known(np.asarray(item)) for item in found)
         return TensorSequence(items, items[0].dtype if items else "float32")
     array = np.asarray(found)
     if result is not None and result.HasField("tensor_type"):
@@ -108,4 +114,4 @@ def _value(op: Operator, position: int, found: object) -> Tensor | TensorSequenc
         if array.dtype.name != wanted or (shape is not None and shape != array.shape):
             _logger.debug("%s is not folded: the reference gives %s%s", op.name, array.dtype, array.shape)
             return None
-    return Tensor(array=array)
+    return Tensor.known(array)

@@ -7,7 +7,7 @@ import onnx.shape_inference
 from onnx import helper, numpy_helper
 
 from tvmbridge.errors import ModelError, reason
-from tvmbridge.frontend.operator import Missing, Tensor, TensorSequence, Value
+from tvmbridge.frontend.operator import Missing, Tensor, TensorSequence, Value, numpy_type
 
 _KNOWN_ELEMENTS = 4096  # values larger than this decide no shape
 
@@ -23,11 +23,7 @@ def value_type(value: Value) -> onnx.TypeProto:
 
 
 def _number(dtype: str) -> int:
-    import numpy as np
-
-    from tvmbridge.frontend.operator import numpy_type
-
-    return int(helper.np_dtype_to_tensor_dtype(np.dtype(numpy_type(dtype))))
+    return int(helper.np_dtype_to_tensor_dtype(numpy_type(dtype)))
 
 
 def infer_results(

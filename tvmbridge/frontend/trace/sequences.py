@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 from tvm import relax
 
-from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, element_type
+from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, element_type, known_arrays
 
 
 def resolve(op: Operator) -> tuple[Value, ...] | None:
@@ -62,20 +62,20 @@ def _erase(op: Operator) -> Value:
 
 
 def _length(op: Operator) -> Value:
-    return Tensor(array=np.array(len(_sequence(op).items), np.int64))
+    return Tensor.known(np.array(len(_sequence(op).items), np.int64))
 
 
 def _concatenate(op: Operator) -> Value:
     items, axis = _sequence(op).items, op.attribute("axis")
     inputs = frozenset().union(*(item.inputs for item in items))
+    arrays = known_arrays(items)
+    if arrays is not None:
+        joined = np.stack(arrays, axis) if op.attribute("new_axis", 0) else np.concatenate(arrays, axis)
+        return Tensor.known(joined)
     exprs = [item.expr for item in items]
     if op.attribute("new_axis", 0):
         axis %= len(items[0].shape) + 1
         exprs = [op.emit(relax.op.expand_dims(expr, axis)) for expr in exprs]
-    if all(item.array is not None for item in items):
-        arrays = [item.array for item in items]
-        joined = np.stack(arrays, axis) if op.attribute("new_axis", 0) else np.concatenate(arrays, axis)
-        return Tensor(array=joined)
     return Tensor(op.emit(relax.op.concat(exprs, axis)), items[0].dtype, inputs=inputs)
 
 
@@ -91,12 +91,12 @@ def _split(op: Operator) -> Value:
     items, start = [], 0
     for size in sizes:
         if tensor.array is not None:
-            part = Tensor(array=tensor.array.take(range(start, start + size), axis))
+            part = Tensor.known(tensor.array.take(range(start, start + size), axis))
         else:
             sliced = op.emit(relax.op.strided_slice(tensor.expr, [axis], [start], [start + size]))
             part = Tensor(sliced, tensor.dtype, inputs=tensor.inputs)
         if not keep and part.array is not None:
-            part = Tensor(array=part.array.squeeze(axis))
+            part = Tensor.known(part.array.squeeze(axis))
         elif not keep:
             part = Tensor(op.emit(relax.op.squeeze(part.expr, [axis])), part.dtype, inputs=part.inputs)
         items.append(part)
@@ -110,7 +110,7 @@ def _optional(op: Operator) -> Value:
 
 def _has_element(op: Operator) -> Value:
     there = bool(op.operands) and op.operands[0] is not None and not isinstance(op.operands[0], Missing)
-    return Tensor(array=np.array(there))
+    return Tensor.known(np.array(there))
 
 
 def _get_element(op: Operator) -> Value:
