@@ -125,10 +125,9 @@ class Prepared(onnx.backend.base.BackendRep):
         shapes = {name: array.shape for name, array in feeds.items()}
         values: dict[str, np.ndarray[Any, Any]] = {}
         while True:
-            bindings: dict[str, Any] = {"values": values} if values else {}
             open_shapes = {name: shape for name, shape in shapes.items() if name not in values}
             try:
-                imported = import_onnx(self._model, shapes=open_shapes, **bindings)
+                imported = import_onnx(self._model, shapes=open_shapes, values=values)
                 break
             except UnboundValueError as exc:
                 missing = [name for name in exc.inputs if name in feeds and name not in values]

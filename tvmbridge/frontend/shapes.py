@@ -16,6 +16,7 @@ def bind_shapes(
 ) -> onnx.ModelProto:
     """Give the inputs of `model` static shapes, in place, and forget all shapes that followed from the old ones.
 
+    An axis of no elements is bound by `shapes` only: exporters write 0 for "unknown".
     Raises ShapeError: one for all dimensions left unbound, with a command line that binds them; one for a binding
     that names nothing in the model, contradicts it, or contradicts another binding.
     """
@@ -23,14 +24,14 @@ def bind_shapes(
     for entry in inputs.values():
         _require_tensor(entry)
     _check_names(inputs, shapes, dims)
-    symbols = {name: (_positive(value, f"--dim {name}"), f"--dim {name}={value}") for name, value in dims.items()}
+    symbols = {name: (_size(value, f"--dim {name}", 1), f"--dim {name}={value}") for name, value in dims.items()}
     for name, shape in shapes.items():
-        _bind_input(inputs[name], [_positive(axis, f"--shape {name}") for axis in shape], symbols)
+        _bind_input(inputs[name], [_size(axis, f"--shape {name}", 0) for axis in shape], symbols)
     for entry in inputs.values():
         for axis in entry.type.tensor_type.shape.dim:
             if not _is_fixed(axis) and axis.dim_param in symbols:
                 axis.dim_value = symbols[axis.dim_param][0]
-    _require_bound(inputs)
+    _require_bound({name: entry for name, entry in inputs.items() if name not in shapes})
     del model.graph.value_info[:]
     for output in model.graph.output:
         if output.type.HasField("tensor_type"):
@@ -75,13 +76,13 @@ def _check_names(
         raise ShapeError(f"no dimension of an input is called {', '.join(map(repr, unknown))}", hint=has)
 
 
-def _positive(value: int, what: str) -> int:
+def _size(value: int, what: str, least: int) -> int:
     try:
         number = operator.index(value)
     except TypeError as exc:
         raise ShapeError(f"{what}: {value!r} is no whole number") from exc
-    if not 1 <= number < 2**31:
-        raise ShapeError(f"{what}: a dimension is 1 or more, and below 2**31, not {number}")
+    if not least <= number < 2**31:
+        raise ShapeError(f"{what}: a dimension is {least} or more, and below 2**31, not {number}")
     return number
 
 
@@ -106,15 +107,14 @@ def _bind_input(entry: onnx.ValueInfoProto, shape: list[int], symbols: dict[str,
                     hint=f"the model has {entry.name}[{_render(entry)}]",
                 )
             continue
-        if axis.dim_param:
+        if axis.dim_param and size:
             value, source = symbols.setdefault(axis.dim_param, (size, given))
             if value != size:
                 raise ShapeError(
                     f"{given}: dimension {axis.dim_param!r} is {size} here and {value} by {source}",
                     hint="a symbolic dimension has one value wherever it stands",
                 )
-        else:
-            axis.dim_value = size
+        axis.dim_value = size
 
 
 def _require_bound(inputs: Mapping[str, onnx.ValueInfoProto]) -> None:

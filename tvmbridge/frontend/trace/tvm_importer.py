@@ -33,11 +33,11 @@ def convert(op: Operator) -> list[relax.Expr] | None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             result = _call(op, inputs)
+            result = result if isinstance(result, relax.Tuple) else op.builder.normalize(result)
     except Exception as exc:  # converters raise whatever their Python or TVM's C++ raises
         op.refuse(f"TVM's importer fails on it: {reason(exc)}")
     if isinstance(result, relax.Tuple):
         return list(result.fields)
-    result = op.builder.normalize(result)
     if isinstance(result.ty, relax.TupleType):
         bound = op.emit(result)
         return [op.emit(relax.TupleGetItem(bound, index)) for index in range(len(result.ty.fields))]

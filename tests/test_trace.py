@@ -1,0 +1,134 @@
+"""The walk through a graph: what is known is decided, what is not is written down, what is wrong is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx_models import BOOL, FLOAT, INT64, model, one_node, value
+
+from tvmbridge.errors import ModelError, UnsupportedOperatorError
+from tvmbridge.frontend import import_onnx
+from tvmbridge.frontend.operator import Operator
+
+pytestmark = pytest.mark.compiler
+
+
+def operators(graph) -> list[str]:
+    """The names of the operators that main calls."""
+    from tvm import relax
+
+    found: list[str] = []
+
+    def visit(expr):
+        if isinstance(expr, relax.Call) and hasattr(expr.op, "name"):
+            found.append(expr.op.name)
+
+    relax.analysis.post_order_visit(import_onnx(graph).module["main"], visit)
+    return found
+
+
+def test_shape_arithmetic_leaves_no_operator_behind():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["rows"]),
+        helper.make_node("Mul", ["rows", "two"], ["doubled"]),
+        helper.make_node("Concat", ["doubled", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    weights = {"zero": np.array([0]), "two": np.array([2]), "rest": np.array([-1])}
+    assert operators(model(nodes, [value("x", (3, 8))], [value("y", None)], weights)) == ["relax.reshape"]
+
+
+def test_an_operator_without_converter_is_traced_through_its_function_body():
+    assert "relax.matmul" in operators(
+        model(
+            [helper.make_node("Attention", ["q", "k", "v"], ["y"])],
+            [value(name, (2, 3, 4, 8)) for name in "qkv"],
+            [value("y", (2, 3, 4, 8))],
+            opset=23,
+        )
+    )
+
+
+@pytest.mark.parametrize(("condition", "operator"), [(True, "relax.exp"), (False, "relax.tanh")])
+def test_a_known_condition_decides_the_branch(condition, operator):
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node(kind, ["x"], [name])], name, [], [value(name, (2, 3))])
+        for name, kind in (("then", "Exp"), ("else", "Tanh"))
+    }
+    node = helper.make_node("If", ["flag"], ["y"], **branches)
+    graph = model([node], [value("x", (2, 3))], [value("y", (2, 3))], {"flag": np.array(condition)})
+    assert operators(graph) == [operator]
+
+
+def test_a_sequence_is_a_list_while_the_graph_is_traced():
+    nodes = [
+        helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0, keepdims=0),
+        helper.make_node("SequenceErase", ["parts", "first"], ["fewer"]),
+        helper.make_node("SequenceAt", ["fewer", "last"], ["row"]),
+        helper.make_node("SequenceLength", ["fewer"], ["count"]),
+    ]
+    weights = {"first": np.array(0), "last": np.array(-1)}
+    outputs = [value("row", (5,)), value("count", (), INT64)]
+    signature = import_onnx(model(nodes, [value("x", (3, 5))], outputs, weights)).signature
+    assert [spec.shape for spec in signature.outputs] == [(5,), ()]
+
+
+def test_a_result_that_onnx_infers_otherwise_is_refused(monkeypatch):
+    from tvm import relax
+
+    from tvmbridge.frontend import trace
+
+    def wrong(op: Operator):
+        return relax.op.astype(op.input(0), "float16")
+
+    monkeypatch.setattr(trace, "find_converter", lambda op_type, _domain: wrong if op_type == "Tanh" else None)
+    with pytest.raises(UnsupportedOperatorError, match=r"float16\[2, 3\], and in ONNX is float32\[2, 3\]"):
+        import_onnx(one_node("Tanh"))
+
+
+def test_no_warning_is_left_on_stderr_where_an_import_fails(capfd):
+    with pytest.raises(UnsupportedOperatorError):
+        import_onnx(
+            one_node("NonMaxSuppression", np.ones((1, 1, 5), np.float32), "count", shape=(1, 5, 4), result=INT64)
+        )
+    assert "Warning" not in capfd.readouterr().err
+
+
+def test_an_input_without_elements_is_known():
+    nodes = [helper.make_node("Concat", ["x", "nothing"], ["y"], axis=0)]
+    graph = model(nodes, [value("x", (2, 3)), value("nothing", ("n", 3))], [value("y", None)])
+    assert import_onnx(graph, shapes={"nothing": (0, 3)}).signature.outputs[0].shape == (2, 3)
+
+
+def test_a_sequence_as_output_is_refused():
+    node = helper.make_node("SequenceConstruct", ["x"], ["y"])
+    entry = helper.make_tensor_sequence_value_info("y", FLOAT, (2, 3))
+    with pytest.raises(ModelError, match="'y'"):
+        import_onnx(model([node], [value("x", (2, 3))], [entry]))
+
+
+def test_a_sparse_constant_is_its_dense_value():
+    values = numpy_helper.from_array(np.array([1.5, 2.5], np.float32), "v")
+    indices = numpy_helper.from_array(np.array([1, 5]), "i")
+    sparse = helper.make_sparse_tensor(values, indices, [2, 3])
+    nodes = [helper.make_node("Constant", [], ["c"], sparse_value=sparse), helper.make_node("Add", ["x", "c"], ["y"])]
+    assert operators(model(nodes, [value("x", (2, 3))], [value("y", (2, 3))])) == ["relax.add"]
+
+
+def test_a_branch_that_the_run_decides_needs_equal_shapes():
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Slice", ["x", "zero", stop], [name])], name, [], [value(name, None)]
+        )
+        for name, stop in (("then", "one"), ("else", "two"))
+    }
+    node = helper.make_node("If", ["flag"], ["y"], **branches)
+    weights = {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    graph = model([node], [value("x", (2, 3)), value("flag", (), BOOL)], [onnx.ValueInfoProto(name="y")], weights)
+    graph.graph.output[0].type.tensor_type.elem_type = FLOAT
+    with pytest.raises(ModelError) as caught:
+        import_onnx(graph)
+    assert caught.value.inputs == ("flag",)
