@@ -13,7 +13,8 @@ _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
 def _is_integer(expr: tvm.ir.Expr) -> bool:
-    return str(expr.ty.dtype).startswith(("int", "uint"))
+    """Whether it may be part of a sum, which has differences below 0: no unsigned number has."""
+    return str(expr.ty.dtype).startswith("int")
 
 
 def _decided(comparison: tirx.LT, box: Box) -> tvm.ir.Expr:
