@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow random-graphs check bench bench-tune clean
+.PHONY: demo test test-quick test-compiler test-slow check conformance bench bench-tune random-graphs clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -27,6 +27,9 @@ check: $(READY)         ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy tvmbridge
+
+conformance: $(READY)   ## the ONNX project's backend suite: totals by outcome, beside ONNX Runtime's
+	$(BIN)/python -m tests.conformance
 
 bench: $(BENCH_READY)   ## untuned builds beside ONNX Runtime and OpenVINO, all networks; table, JSON and chart
 	$(BIN)/python benchmarks/peers.py --json build/bench/peers.json --chart build/bench/peers.png

@@ -15,7 +15,7 @@ PACKAGE = Path(tvmbridge.__file__).parent
 HEAVY = {"tvm", "onnx", "onnxruntime", "onnxscript", "xgboost"}
 
 # What each part of the package may import of the others. A part that is missing here fails the test below.
-VOCABULARY = {"atomic_file", "child", "errors", "interrupts", "signature", "version"}
+VOCABULARY = {"atomic_file", "child", "errors", "interrupts", "isolate", "signature", "version"}
 FORMATS = VOCABULARY | {"host", "targets", "bundle", "tuning.budget", "tuning.record", "tuning.lookup", "tuning.log"}
 ALLOWED = {
     "__main__": {"cli"},
@@ -23,6 +23,7 @@ ALLOWED = {
     "child": set(),
     "errors": set(),
     "interrupts": set(),
+    "isolate": {"child", "errors"},
     "version": set(),
     "signature": set(),
     "host": {"errors"},
@@ -39,10 +40,12 @@ ALLOWED = {
     "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
     "verify": FORMATS | {"frontend", "runtime"},
+    "bisect": FORMATS | {"frontend", "lowering", "codegen", "verify", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
     "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report"},
+    "backend": FORMATS | {"frontend", "lowering", "codegen", "runtime"},
+    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}

@@ -322,6 +322,11 @@ KERNELS: dict[str, tuple[Build, list[Input], Callable]] = {
         [((2, 4), "int64")],
         lambda i: 1.0 + (i[..., None] == np.arange(30)),
     ),
+    "unsigned extremes": (
+        lambda x, y: op.minimum(op.maximum(x, y), op.add(x, y)),
+        [((5, 67), "uint64"), ((67,), "uint64")],
+        lambda x, y: np.minimum(np.maximum(x, y), x + y),
+    ),
     "constants": (lambda: op.full((5, 7), relax.const(3.0, F32)), [], lambda: np.full((5, 7), 3.0)),
     "a chain that doubles with every link": (
         doubling,

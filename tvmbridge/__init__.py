@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tvmbridge.errors import CompileError as CompileError
     from tvmbridge.errors import DigestError as DigestError
     from tvmbridge.errors import InputError as InputError
+    from tvmbridge.errors import IsolationError as IsolationError
     from tvmbridge.errors import LogError as LogError
     from tvmbridge.errors import ModelError as ModelError
     from tvmbridge.errors import ModelFileError as ModelFileError
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from tvmbridge.errors import UnsupportedOperatorError as UnsupportedOperatorError
     from tvmbridge.frontend import ImportedModel as ImportedModel
     from tvmbridge.frontend import import_onnx as import_onnx
+    from tvmbridge.isolate import Limits as Limits
+    from tvmbridge.isolate import call_isolated as call_isolated
     from tvmbridge.pipeline import BuildReport as BuildReport
     from tvmbridge.pipeline import build as build
     from tvmbridge.runtime import Session as Session
@@ -64,6 +67,7 @@ _ERRORS = (
     "CompileError",
     "DigestError",
     "InputError",
+    "IsolationError",
     "LogError",
     "ModelError",
     "ModelFileError",
@@ -95,6 +99,8 @@ _HOMES = {
     "Session": "runtime",
     "InferenceSession": "runtime.inference_session",
     "check_bundle": "runtime",
+    "call_isolated": "isolate",
+    "Limits": "isolate",
     **dict.fromkeys(_ERRORS, "errors"),
 }
 

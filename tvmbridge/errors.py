@@ -5,6 +5,7 @@
     │   ├── ModelFileError    missing, empty, truncated, not ONNX, external data missing
     │   ├── ShapeError        dimensions unbound, or bound against the model (.dimensions)
     │   ├── UnsupportedOperatorError   operators without a converter, all of them (.operators)
+    │   ├── UnboundValueError   inputs decide shapes and are not bound to values (.inputs)
     │   └── ReferenceUnavailable       ONNX Runtime is not installed or does not take the model: nothing to compare with
     ├── TargetError           targets.yaml or a --target preset is wrong
     ├── ToolchainError        a linker or nvcc is missing: says what to install
@@ -18,6 +19,7 @@
     │   ├── SignatureError    a signature is missing, wrong, by another key, or cannot be made or checked
     │   ├── NewerVersionError written by a newer tvmbridge
     │   └── NoVariantError    no variant of the bundle runs on this machine (.reasons)
+    ├── IsolationError        an isolated process crashed, or took more memory or time than it may
     ├── InputError            run() got a wrong name, shape or dtype, or an index out of range
     └── OutputError           a result cannot be written: no space, no permission, no such folder
 
@@ -72,6 +74,18 @@ class UnsupportedOperatorError(ModelError):
     def __init__(self, message: str, *, operators: tuple[str, ...], hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.operators = operators
+
+
+class UnboundValueError(ModelError):
+    """A value that decides shapes is computed at run time: the inputs that it is computed of are to be bound.
+
+    inputs: their names.
+    """
+
+    def __init__(self, message: str, *, inputs: tuple[str, ...], hint: str | None = None) -> None:
+        flags = " ".join(f"--value {name}=..." for name in inputs)
+        super().__init__(message, hint=hint or f"bind what decides it when the model is built: {flags}")
+        self.inputs = inputs
 
 
 class ReferenceUnavailable(ModelError):  # noqa: N818 -- nothing is wrong: there is nothing to compare with
@@ -131,6 +145,10 @@ class NoVariantError(ArtifactError):
     def __init__(self, message: str, *, reasons: dict[str, str] | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reasons = reasons or {}
+
+
+class IsolationError(TvmBridgeError):
+    """A process that works for this one crashed, or took more memory or time than it was allowed."""
 
 
 class InputError(TvmBridgeError):

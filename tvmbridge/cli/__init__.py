@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no terminal is too old for what we have to say
     try:
-        code = tvmbridge.main(arguments, prog_name="tvmbridge", standalone_mode=False)
+        code = tvmbridge.main(list(arguments), obj=arguments, prog_name="tvmbridge", standalone_mode=False)
         sys.stdout.flush()
     except click.UsageError as exc:
         if as_json:

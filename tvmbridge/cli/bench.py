@@ -12,6 +12,7 @@ import click
 
 from tvmbridge.cli.bench_bundle import bench_bundle, is_bundle, latency_columns
 from tvmbridge.cli.gates import Percent, junit_option
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import import_model, json_option, model_options, resolve_targets
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
@@ -43,6 +44,7 @@ _OF_A_BUNDLE = ("against", "max_regression", "junit", "variant")
 @junit_option
 @click.option("--variant", help="Of a bundle: this variant; default: the one that fits this machine best.")
 @json_option
+@isolate_options
 def bench_command(
     model: str,
     inputs: str | None,

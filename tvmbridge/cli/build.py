@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import (
     Tuning,
     import_model,
@@ -43,6 +44,7 @@ _FALLBACK_NAMED = 5  # kernels on the fallback template that the text names; --j
 )
 @seed_option
 @json_option
+@isolate_options
 def build_command(
     model: str,
     shapes: tuple[str, ...],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import binding_options, import_model, json_option, resolve_targets, target_options
 from tvmbridge.cli.output import print_json
 from tvmbridge.targets import Target
@@ -24,6 +25,7 @@ _model = click.option("--model", type=click.Path(), required=True, help="The ONN
 @target_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The folder to write the database to.")
 @json_option
+@isolate_options
 def export_command(
     log: str,
     model: str,
@@ -53,6 +55,7 @@ def export_command(
 @target_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="The log to append to; what it holds is kept.")
 @json_option
+@isolate_options
 def import_command(
     database: str,
     model: str,

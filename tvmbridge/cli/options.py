@@ -148,11 +148,15 @@ def import_model(model: str, shapes: Sequence[str], dims: Sequence[str]) -> Impo
     """Import the ONNX file with the bindings that were given as text."""
     from tvmbridge.frontend import import_onnx
 
-    return import_onnx(
-        model,
-        shapes={name: _parse_shape(text) for name, text in _pairs(shapes, "--shape x=1x3x224x224")},
-        dims={name: _parse_size(text) for name, text in _pairs(dims, "--dim batch=1")},
-    )
+    return import_onnx(model, **parse_bindings(shapes, dims))
+
+
+def parse_bindings(shapes: Sequence[str], dims: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The bindings that were given as text, as `import_onnx` takes them."""
+    return {
+        "shapes": {name: _parse_shape(text) for name, text in _pairs(shapes, "--shape x=1x3x224x224")},
+        "dims": {name: _parse_size(text) for name, text in _pairs(dims, "--dim batch=1")},
+    }
 
 
 def _pairs(texts: Sequence[str], example: str) -> list[tuple[str, str]]:

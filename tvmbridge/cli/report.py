@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvmbridge.atomic_file import replacing
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import (
     import_model,
     json_option,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", type=click.Path(), help="The page to write; default: the model's name with .html.")
 @json_option
+@isolate_options
 def report_command(
     model: str,
     shapes: tuple[str, ...],

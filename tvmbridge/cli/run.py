@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from tvmbridge.cli.bisect import (
+    bisect_and_write,
+    bisect_bundle,
+    case_of,
+    describe_report,
+    local_target,
+    print_finding,
+)
 from tvmbridge.cli.gates import Case, junit_option, write_junit
-from tvmbridge.cli.options import json_option, refuse_replacing
+from tvmbridge.cli.isolation import isolate_options
+from tvmbridge.cli.options import binding_options, json_option, parse_bindings, refuse_replacing
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.signature import ModelSignature
 
 if TYPE_CHECKING:
+    from tvmbridge.bisect.bisect import BisectReport
+    from tvmbridge.targets import Target
     from tvmbridge.verify.variant import VariantCheck
 
 _variant = click.option("--variant", help="Insist on this variant; default: the one that fits this machine best.")
 _threads = click.option("--threads", type=click.IntRange(1), help="Threads a call may use, within the cores there are.")
 _inputs = click.option("-i", "--inputs", type=click.Path(), help="An .npz with one array per input.")
 _seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random data.")
+_OF_A_MODEL = {
+    "shapes": "--shape",
+    "dims": "--dim",
+    "target": "--target",
+    "targets_file": "--targets",
+    "log": "--log",
+}
 
 
 @click.command("run")
@@ -64,15 +84,111 @@ def run_command(
 
 
 @click.command("verify")
-@click.argument("bundle", type=click.Path())
-@click.argument("model", type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="[BUNDLE] MODEL")
+@binding_options
 @_inputs
 @click.option("--tolerance", type=click.FloatRange(0), help="Of the relative error; 1e-3, for float16 1e-2.")
 @_variant
 @_seed
+@click.option("--bisect", is_flag=True, help="Find the first operator that differs, and write it as a model.")
+@click.option("-o", "--output", type=click.Path(), help="With --bisect: the folder to write; MODEL-reproduction.")
+@click.option("--target", metavar="NAME", help="With --bisect and no BUNDLE: a target or a preset; default: native.")
+@click.option("--targets", "targets_file", type=click.Path(), help="With --target: the file that declares it.")
+@click.option("--log", type=click.Path(path_type=Path), help="With --bisect and no BUNDLE: the tuning log to use.")
 @junit_option
 @json_option
+@isolate_options
 def verify_command(
+    files: tuple[str, ...],
+    inputs: str | None,
+    tolerance: float | None,
+    variant: str | None,
+    seed: int,
+    bisect: bool,
+    output: str | None,
+    junit: str | None,
+    as_json: bool,
+    **of_a_model: Any,
+) -> int:
+    """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
+
+    With --bisect, what differs or does not compile is searched: the first operator (or the fewest) that is wrong
+    on ONNX Runtime's own values is written as a small model with its inputs and the outputs that it should give.
+    Without BUNDLE, MODEL is built for this machine first. Exit code 1 when a variant that runs here is out of
+    tolerance, or none runs here.
+
+    \b
+    tvmbridge verify model.tvmb model.onnx -i real.npz --junit verify.xml
+    tvmbridge verify --bisect model.onnx --dim batch=1 -o reproduction
+    """
+    *bundles, model = files
+    given = [_OF_A_MODEL[name] for name, value in of_a_model.items() if value]
+    if len(bundles) > 1 or not (bundles or bisect):
+        raise click.UsageError("give a bundle and the model that it was built from; or, with --bisect, a model alone")
+    if output is not None and not bisect:
+        raise click.UsageError("-o is the folder of a reproduction: it needs --bisect")
+    if bundles and given:
+        raise click.UsageError(f"{', '.join(given)}: a bundle is what it is; leave it out to build the model anew")
+    if not bundles and variant is not None:
+        raise click.UsageError("--variant: a model has none; name a --target")
+    if junit is not None:
+        refuse_replacing(junit, *files, inputs)
+    search = _Search(model, inputs, tolerance, seed, output, quiet=as_json) if bisect else None
+    if not bundles:
+        assert search is not None
+        return _bisect_model(search, junit, as_json, **of_a_model)
+    return _verify_bundle(bundles[0], model, inputs, tolerance, variant, seed, junit, as_json, search)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """What --bisect was asked for."""
+
+    model: str
+    inputs: str | None
+    tolerance: float | None
+    seed: int
+    output: str | None
+    quiet: bool
+
+    def in_model(self, target: Target, **options: Any) -> tuple[BisectReport, Path | None]:
+        """Build the model for a target and search it."""
+        return bisect_and_write(self.model, target, self.output, quiet=self.quiet, **self._options(), **options)
+
+    def in_bundle(self, bundle: str, variant: str) -> tuple[BisectReport, Path | None]:
+        """Build the model as the variant was, and search it."""
+        with tempfile.TemporaryDirectory(prefix="tvmbridge-verify-") as name:
+            more = {"quiet": self.quiet, **self._options()}
+            return bisect_bundle(bundle, variant, self.model, Path(name), self.output, **more)
+
+    def _options(self) -> dict[str, Any]:
+        return {"inputs": self.inputs, "tolerance": self.tolerance, "seed": self.seed}
+
+
+def _bisect_model(
+    search: _Search,
+    junit: str | None,
+    as_json: bool,
+    *,
+    shapes: tuple[str, ...],
+    dims: tuple[str, ...],
+    target: str | None,
+    targets_file: str | None,
+    log: Path | None,
+) -> int:
+    chosen = local_target(target, targets_file)
+    bindings = parse_bindings(shapes, dims)
+    report, folder = search.in_model(chosen, log=log, **bindings)
+    if junit is not None:
+        write_junit(junit, "tvmbridge verify", [case_of(report, chosen.name)])
+    if as_json:
+        print_json({"passed": report.finding is None, "variants": [], "bisect": describe_report(report, folder)})
+    else:
+        print_finding(report, folder)
+    return 0 if report.finding is None else 1
+
+
+def _verify_bundle(
     bundle: str,
     model: str,
     inputs: str | None,
@@ -81,35 +197,33 @@ def verify_command(
     seed: int,
     junit: str | None,
     as_json: bool,
+    search: _Search | None,
 ) -> int:
-    """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
-
-    Exit code 1 when a variant that runs here is out of tolerance, or none runs here.
-
-    \b
-    tvmbridge verify model.tvmb model.onnx -i real.npz --junit verify.xml
-    """
     from tvmbridge.bundle import open_bundle
     from tvmbridge.verify.inputs import read_inputs
     from tvmbridge.verify.variant import check_variants
 
-    if junit is not None:
-        refuse_replacing(junit, bundle, model, inputs)
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
-    given = read_inputs(inputs, signature) if inputs is not None else None
-    checks = check_variants(Path(bundle), Path(model), inputs=given, tolerance=tolerance, seed=seed, variant=variant)
+    arrays = read_inputs(inputs, signature) if inputs is not None else None
+    checks = check_variants(Path(bundle), Path(model), inputs=arrays, tolerance=tolerance, seed=seed, variant=variant)
     passed = any(check.accuracy for check in checks) and not any(check.problem for check in checks)
+    if not as_json:
+        columns = ["variant", "max relative", "max absolute", "cosine", "within tolerance"]
+        print_table(columns, [_check_row(check) for check in checks])
+    wrong = next((check.variant for check in checks if check.problem), None)
+    found = search.in_bundle(bundle, wrong) if search is not None and wrong is not None else None
     if junit is not None:
         cases = [Case(f"outputs of {c.variant}", failure=c.problem, skipped=c.unverified_because) for c in checks]
         if not any(check.accuracy for check in checks):
             cases.append(Case("a variant runs here", failure="none of the bundle's variants does"))
+        cases += [case_of(found[0], wrong)] if found is not None and wrong is not None else []
         write_junit(junit, "tvmbridge verify", cases)
     if as_json:
-        print_json({"passed": passed, "variants": [msgspec.to_builtins(check) for check in checks]})
-    else:
-        columns = ["variant", "max relative", "max absolute", "cosine", "within tolerance"]
-        print_table(columns, [_check_row(check) for check in checks])
+        more = {"bisect": describe_report(*found) if found is not None else None} if search is not None else {}
+        print_json({"passed": passed, "variants": [msgspec.to_builtins(check) for check in checks], **more})
+    elif found is not None:
+        print_finding(*found)
     return 0 if passed else 1
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import (
     Tuning,
     import_model,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be searched, and how long it may take; measure nothing.")
 @seed_option
 @json_option
+@isolate_options
 def tune_command(
     model: str,
     shapes: tuple[str, ...],

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
-from tvmbridge.errors import ModelError, ShapeError, UnsupportedOperatorError
-from tvmbridge.frontend.constants import normalise_constants
+from tvmbridge.errors import ModelError, ShapeError, UnboundValueError, UnsupportedOperatorError
 from tvmbridge.frontend.functions import inline_functions
 from tvmbridge.frontend.infer import infer_shapes
 from tvmbridge.frontend.input_defaults import drop_input_defaults
+from tvmbridge.frontend.input_values import bind_values
 from tvmbridge.frontend.operators import check_known_operators, check_operators
 from tvmbridge.frontend.opset_upgrade import upgrade_opset
 from tvmbridge.frontend.read import LoadedModel, read_model
-from tvmbridge.frontend.refusals import refuse_before_simplification, refuse_miscomputed
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.simplify import simplify
 from tvmbridge.frontend.walk import opset
@@ -44,7 +44,7 @@ class ImportedModel:
     opset: of the model as it was given.
     sha256: digest of the file and then of its external data files; of the serialized proto where there is no file.
     source: what a reference runs: the file's absolute path, or a copy of the proto.
-    shapes, dims: the bindings that were given.
+    shapes, dims, values: the bindings that were given.
     """
 
     name: str
@@ -55,6 +55,7 @@ class ImportedModel:
     source: Path | onnx.ModelProto = dataclasses.field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def import_onnx(
@@ -62,44 +63,48 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> ImportedModel:
     """Read an ONNX model, bind its shapes, simplify it and import it into TVM.
 
     shapes: input name → its shape; dims: symbolic dimension → its size. Every dimension must end up bound.
+    values: input name → its value, for inputs that decide shapes: a bound input is a constant, and no input any more.
     Raises ModelFileError, ShapeError, UnsupportedOperatorError, or ModelError for anything else wrong with the model.
     """
     loaded = read_model(model)
     try:
-        return _import(loaded, shapes or {}, dims or {})
+        return _import(loaded, shapes or {}, dims or {}, values or {})
     except ShapeError as exc:
         raise ShapeError(f"{loaded.name}: {exc.message}", dimensions=exc.dimensions, hint=exc.hint) from exc.__cause__
     except UnsupportedOperatorError as exc:
         message = f"{loaded.name}: {exc.message}"
         raise UnsupportedOperatorError(message, operators=exc.operators, hint=exc.hint) from exc.__cause__
+    except UnboundValueError as exc:
+        raise UnboundValueError(f"{loaded.name}: {exc.message}", inputs=exc.inputs, hint=exc.hint) from exc.__cause__
     except ModelError as exc:
         raise ModelError(f"{loaded.name}: {exc.message}", hint=exc.hint) from exc.__cause__
 
 
-def _import(loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int]) -> ImportedModel:
+def _import(
+    loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], values: Mapping[str, np.ndarray]
+) -> ImportedModel:
     given_opset = opset(loaded.proto) or 1
     proto = drop_input_defaults(loaded.proto)
+    proto = bind_values(proto, values)
     proto = bind_shapes(proto, shapes, dims)
     weights = detach_weights(proto)
     proto = inline_functions(proto)
     check_known_operators(proto)
     proto = upgrade_opset(proto)
     proto = attach_weights(proto, weights)
-    refuse_before_simplification(proto)
     proto = infer_shapes(proto)
     proto = simplify(proto)
-    proto = normalise_constants(proto)
     check_operators(proto)
     proto = infer_shapes(proto)
-    refuse_miscomputed(proto)
 
-    from tvmbridge.frontend.convert import convert  # imports tvm: seconds, and for nothing where the model is bad
+    from tvmbridge.frontend.trace import trace  # imports tvm: seconds, and for nothing where the model is bad
 
-    module, signature = convert(proto)
+    module, signature = trace(proto)
     return ImportedModel(
         name=loaded.name,
         module=module,
@@ -109,4 +114,5 @@ def _import(loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapp
         source=loaded.source,
         shapes={name: tuple(int(axis) for axis in shape) for name, shape in shapes.items()},
         dims={name: int(size) for name, size in dims.items()},
+        values=dict(values),
     )

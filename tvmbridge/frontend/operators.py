@@ -10,7 +10,14 @@ from tvmbridge.errors import UnsupportedOperatorError
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label, nodes, opset
 
 _NODES_SHOWN = 5
-_WITHOUT_CONVERTER = frozenset({"If", "Constant"})  # read by TVM's importer itself
+# What the trace itself takes.
+_TRACED = frozenset(
+    {
+        *("Constant", "Identity", "If", "Loop", "Scan", "Shape", "Size", "ConcatFromSequence", "SequenceAt"),
+        *("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SplitToSequence"),
+        *("Optional", "OptionalGetElement", "OptionalHasElement"),
+    }
+)
 # TVM looks converters up by name alone. These it means as ONNX Runtime's operators …
 _CONTRIB = frozenset(
     {
@@ -74,13 +81,32 @@ def _is_foreign(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 
 
 def _has_converter(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    if node.domain == _CONTRIB_DOMAIN:
-        return node.op_type in _CONTRIB
-    if node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op_type, opset(model) or 1, ""):
+    from tvmbridge.frontend.converters import find_converter
+
+    domain = "" if node.domain in STANDARD_DOMAINS else node.domain
+    version = opset(model, domain) or 1
+    if not domain and not onnx.defs.has(node.op_type, version, ""):
         return False
-    if node.op_type in _CONTRIB_ONLY:
+    if not domain and node.op_type in _TRACED:
+        return True
+    if find_converter(node.op_type, domain) is not None or tvm_takes(node.op_type, domain):
+        return True
+    return has_body(node.op_type, domain, version)
+
+
+def tvm_takes(op_type: str, domain: str) -> bool:
+    """Whether TVM has a converter for the operator, and means by it what ONNX or ONNX Runtime does."""
+    if domain == _CONTRIB_DOMAIN:
+        return op_type in _CONTRIB
+    return not domain and op_type not in _CONTRIB_ONLY and op_type in _converters()
+
+
+def has_body(op_type: str, domain: str, version: int) -> bool:
+    """Whether ONNX defines the operator by others."""
+    if not onnx.defs.has(op_type, version, domain):
         return False
-    return node.op_type in _WITHOUT_CONVERTER or node.op_type in _converters()
+    schema = onnx.defs.get_schema(op_type, version, domain)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _error(unsupported: list[onnx.NodeProto], model: onnx.ModelProto) -> UnsupportedOperatorError:

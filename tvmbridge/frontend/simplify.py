@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tvmbridge.errors import reason
+from tvmbridge.frontend.walk import nodes
 
 _logger = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     from onnxscript import optimizer  # a second to import: only when a model is there to simplify
 
+    if any(_trains(node) for node in nodes(model)):
+        return model  # the rules that fold batch norms do not look at their mode
     names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
     try:
         with np.errstate(all="ignore"):  # weights that overflow do so in every program
@@ -30,3 +33,9 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         _logger.warning("%s is not simplified: its inputs or outputs would change", model.graph.name or "the model")
         return model
     return simplified
+
+
+def _trains(node: onnx.NodeProto) -> bool:
+    return node.op_type == "BatchNormalization" and (
+        any(entry.name == "training_mode" and entry.i for entry in node.attribute) or any(node.output[1:])
+    )

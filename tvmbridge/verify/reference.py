@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import onnx
 from tvmbridge.errors import ModelError, ReferenceUnavailable, reason
 
 _FATAL_ONLY = 4  # ONNX Runtime's log level
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_ARRAYS = frozenset(f"tensor({kind})" for kind in ("bool", "float16", "float", "double", *_INTEGERS))
 
 
 class ReferenceSession:
@@ -43,15 +45,26 @@ class ReferenceSession:
             ) from exc
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where they make it fail."""
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The outputs that NumPy holds as they are: tensors of numbers in its own dtypes."""
+        return tuple(output.name for output in self._session.get_outputs() if output.type in _ARRAYS)
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where they make it fail.
+
+        outputs: names of those that are wanted; None: all.
+        """
+        names = self._outputs if outputs is None else list(outputs)
+        if not names:
+            return {}
         try:
-            values = self._session.run(self._outputs, dict(feeds))
+            values = self._session.run(names, dict(feeds))
         except Exception as exc:  # its C++ exceptions share no base class; wrong feeds raise ValueError
             raise ModelError(
                 f"{self.version} failed on the inputs: {reason(exc)}", hint="give inputs that the ONNX model takes"
             ) from exc
-        return dict(zip(self._outputs, values, strict=True))
+        return dict(zip(names, values, strict=True))
 
 
 def _path_or_bytes(path: Path) -> str | bytes:

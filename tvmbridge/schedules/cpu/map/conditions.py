@@ -13,7 +13,10 @@ _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
 def _is_integer(expr: tvm.ir.Expr) -> bool:
-    """Whether it may be part of a sum, which has differences below 0: no unsigned number has."""
+    """Whether it may be an index. Unsigned integers are data: TVM has no -1 of them for a difference.
+
+    tvm_ffi's structural_map does not survive what a callback raises: it damages the heap.
+    """
     return str(expr.ty.dtype).startswith("int")
 
 

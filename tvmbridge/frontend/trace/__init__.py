@@ -1,0 +1,355 @@
+"""Walks the ONNX graph with every shape static, as one run would, and writes down in Relax what it computes.
+
+What is known is evaluated on the way, branches and loops are decided, sequences are lists: Relax sees tensors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import tvm
+from onnx import helper, numpy_helper
+from tvm import relax
+
+from tvmbridge.errors import ModelError, UnboundValueError, UnsupportedOperatorError, is_interrupt, reason
+from tvmbridge.frontend.converters import find_converter
+from tvmbridge.frontend.index_limits import find_index_limits
+from tvmbridge.frontend.narrow_types import decode, encode, is_exact, rounded
+from tvmbridge.frontend.operator import (
+    CARRIERS,
+    Operator,
+    Tensor,
+    Value,
+    carrier,
+    element_type,
+    numpy_type,
+    static_shape,
+)
+from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
+from tvmbridge.frontend.trace.fold import fold
+from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body
+from tvmbridge.frontend.trace.inference import infer_results
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
+from tvmbridge.signature import ModelSignature, TensorSpec
+
+_INDICES = frozenset({"int32", "int64", "uint32", "uint64", "int8", "uint8", "int16", "uint16"})
+Scope = dict[str, Value]
+
+
+def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
+    """A Relax module whose "main" takes the graph's inputs in order, and the signature with the ONNX names.
+
+    model: its inputs with static shapes. Raises UnsupportedOperatorError with every node that cannot be converted,
+    UnboundValueError where an input that decides a shape is not bound, ModelError where the graph contradicts itself.
+    """
+    graph = model.graph
+    inputs = _input_specs(graph)
+    builder = relax.BlockBuilder()
+    params = [
+        relax.Var(f"input{index}", relax.TensorType(spec.shape, storage(spec.dtype)))
+        for index, spec in enumerate(inputs)
+    ]
+    opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
+    with builder.function("main", params=params):
+        with builder.dataflow():
+            tracer = _Tracer(builder, graph)
+            scope = tracer.constants(graph)
+            for spec, param in zip(inputs, params, strict=True):
+                scope[spec.name] = _input(builder, spec, param)
+            tracer.run(graph.node, scope, opsets)
+            tracer.raise_refused()
+            results = [_result(entry.name, scope) for entry in graph.output]
+            outputs = tuple(_output_spec(entry, tensor) for entry, tensor in zip(graph.output, results, strict=True))
+            exprs = [
+                encode(builder, tensor.expr, tensor.dtype) if tensor.dtype in CARRIERS else tensor.expr
+                for tensor in results
+            ]
+            made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
+        builder.emit_func_output(made)
+    return builder.get(), ModelSignature(inputs, outputs)
+
+
+def storage(dtype: str) -> str:
+    """The dtype of the bits that an input or output of an ONNX element type consists of."""
+    return f"uint{8 * numpy_type(dtype).itemsize}" if dtype in CARRIERS else dtype
+
+
+def _input_specs(graph: onnx.GraphProto) -> tuple[TensorSpec, ...]:
+    limits = find_index_limits(graph, [entry.name for entry in graph.input], certain=True)
+    specs = []
+    for entry in graph.input:
+        dtype = _named_type(entry, "input")
+        shape = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
+        specs.append(TensorSpec(entry.name, shape, dtype, limits.get(entry.name) if dtype in _INDICES else None))
+    return tuple(specs)
+
+
+def _named_type(entry: onnx.ValueInfoProto, kind: str) -> str:
+    try:
+        return element_type(entry.type.tensor_type.elem_type)
+    except ModelError as exc:
+        raise ModelError(f"{kind} {entry.name!r}: {exc.message}", hint=exc.hint) from None
+
+
+def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> Tensor:
+    if 0 in spec.shape:
+        return Tensor(array=np.empty([axis or 0 for axis in spec.shape], numpy_type(spec.dtype)))
+    expr = decode(builder, param, spec.dtype) if spec.dtype in CARRIERS else param
+    return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
+
+
+def _result(name: str, scope: Mapping[str, Value]) -> Tensor:
+    value = scope.get(name)
+    if not isinstance(value, Tensor):
+        kind = "is made by no node" if value is None else "is no tensor but a sequence or an optional"
+        raise ModelError(f"output {name!r} {kind}", hint="export the model with tensors as outputs")
+    return value
+
+
+def _output_spec(entry: onnx.ValueInfoProto, tensor: Tensor) -> TensorSpec:
+    wanted = _named_type(entry, "output") if entry.type.tensor_type.elem_type else tensor.dtype
+    shape = static_shape(entry.type)
+    if tensor.dtype != wanted or (shape is not None and shape != tensor.shape):
+        raise ModelError(
+            f"output {entry.name!r} would be {tensor.dtype}{list(tensor.shape)}, {wanted}{list(shape or ())} in ONNX",
+            hint="an operator before it is imported wrongly: please report the model",
+        )
+    return TensorSpec(entry.name, tensor.shape, tensor.dtype)
+
+
+class _Tracer:
+    """The state of one trace: where expressions are written to, and what was refused so far."""
+
+    def __init__(self, builder: relax.BlockBuilder, graph: onnx.GraphProto) -> None:
+        self._builder = builder
+        self._refused: list[UnsupportedOperatorError] = []
+        self._read = {entry.name for entry in graph.output}
+        _collect_reads(graph, self._read)
+
+    def constants(self, graph: onnx.GraphProto) -> Scope:
+        """The graph's own initializers."""
+        return {tensor.name: Tensor(array=_array(tensor)) for tensor in graph.initializer}
+
+    def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: dict[str, int]) -> None:
+        """Trace nodes in order; their results enter the scope."""
+        for node in nodes:
+            for name, value in zip(node.output, self._trace(node, scope, opsets), strict=False):
+                if name and value is not None:
+                    scope[name] = value
+
+    def raise_refused(self) -> None:
+        """Raise one UnsupportedOperatorError for all that were met."""
+        if len(self._refused) == 1:
+            raise self._refused[0]
+        if self._refused:
+            operators = tuple(line for error in self._refused for line in error.operators)
+            raise UnsupportedOperatorError(
+                f"{len(operators)} operators are not supported:\n" + "\n".join(f"  {line}" for line in operators),
+                operators=operators,
+                hint=self._refused[0].hint,
+            )
+
+    def _trace(self, node: onnx.NodeProto, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
+        op = self._operator(node, scope, opsets)
+        try:
+            return self._values(op, scope, opsets)
+        except UnsupportedOperatorError as exc:
+            self._refused.append(exc)
+            stand_ins = self._stand_ins(op)
+            if stand_ins is None:
+                self.raise_refused()
+            return stand_ins or ()
+
+    def _stand_ins(self, op: Operator) -> list[Value | None] | None:
+        """Zeros of the right types, so that the trace goes on and finds all that is refused."""
+        found: list[Value | None] = []
+        for position, result in enumerate(op.results):
+            shape = static_shape(result)
+            if shape is None:
+                return None
+            dtype = op.result_type(position)
+            found.append(Tensor(self._builder.emit(relax.op.zeros(shape, carrier(dtype))), dtype))
+        return found
+
+    def _operator(self, node: onnx.NodeProto, scope: Scope, opsets: dict[str, int]) -> Operator:
+        domain = "" if node.domain in STANDARD_DOMAINS else node.domain
+        operands = tuple(_operand(name, node, scope) for name in node.input)
+        version = opsets.get(domain, 1)
+        attributes, results, since = {}, (None,) * len(node.output), version
+        if onnx.defs.has(node.op_type, version, domain):
+            schema = onnx.defs.get_schema(node.op_type, version, domain)
+            since = schema.since_version
+            for name, attribute in schema.attributes.items():
+                if attribute.default_value.name:
+                    attributes[name] = _attribute(attribute.default_value)
+            results = infer_results(schema, node, operands, scope, opsets)
+        attributes.update({entry.name: _attribute(entry) for entry in node.attribute})
+        used = tuple(bool(name) and name in self._read for name in node.output)
+        return Operator(
+            node.op_type, domain, since, label(node), self._builder, operands, attributes, results, used, node, version
+        )
+
+    def _values(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
+        if op.op_type == "Identity" and not op.domain:
+            return op.operands
+        if op.op_type == "Constant" and not op.domain:
+            return (_constant(op),)
+
+        def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
+            inner = {**scope, **self.constants(body), **given}
+            _collect_reads(body, self._read)
+            self._read.update(entry.name for entry in body.output)
+            self.run(body.node, inner, opsets)
+            return [inner[entry.name] for entry in body.output]
+
+        return control_flow.resolve(op, walk) or sequences.resolve(op) or fold(op, opsets) or self._converted(op)
+
+    def _converted(self, op: Operator) -> Sequence[Value | None]:
+        converter = find_converter(op.op_type, op.domain)
+        try:
+            made = converter(op) if converter is not None else None
+        except (ModelError, KeyboardInterrupt):
+            raise
+        except Exception as exc:  # TVM's operators refuse in many kinds what a converter did not foresee
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
+            op.refuse(f"the import fails on it: {reason(exc)}")
+        refusal: UnsupportedOperatorError | None = None
+        if made is None:
+            try:
+                made = tvm_importer.convert(op)
+            except UnsupportedOperatorError as exc:
+                refusal = exc
+        if made is not None:
+            exprs = [made] if isinstance(made, relax.Expr) else list(made)
+            return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
+        body = find_body(op) if onnx.defs.has(op.op_type, op.opset, op.domain) else None
+        if body is not None:
+            return self._body(op, body)
+        if refusal is not None:
+            raise refusal
+        op.refuse("it has no converter")
+
+    def _body(self, op: Operator, body: onnx.FunctionProto) -> list[Value | None]:
+        """The results of the nodes that ONNX defines the operator by."""
+        given = {entry.name: entry for entry in op.node.attribute}
+        for name, value in op.attributes.items():
+            if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
+                given[name] = _attribute_proto(name, value, op)
+        for entry in body.attribute_proto:
+            given.setdefault(entry.name, entry)
+        scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
+        opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
+        nodes = [bind_attributes(node, given) for node in body.node]
+        read = self._read
+        self._read = {name for node in nodes for name in node.input} | {
+            name for name, used in zip(body.output, op.used, strict=False) if used
+        }
+        try:
+            self.run(nodes, scope, opsets)
+        finally:
+            self._read = read
+        return [scope.get(name) for name in body.output]
+
+    def _value(self, op: Operator, position: int, expr: relax.Expr | None) -> Tensor | None:
+        """A converter's result, held against what ONNX says of it."""
+        if expr is None:
+            return None
+        expr = self._builder.normalize(expr)
+        if not isinstance(expr, (relax.Var, relax.Tuple)) and not isinstance(expr, tvm.ir.GenericConst):
+            expr = self._builder.emit(expr)
+        result = op.results[position] if position < len(op.results) else None
+        known = result is not None and result.HasField("tensor_type") and result.tensor_type.elem_type
+        dtype = op.result_type(position) if known else str(getattr(expr.ty, "dtype", "?"))
+        shape = _shape(expr)
+        if shape is None:
+            raise UnboundValueError(
+                f"the shape that {op.op_type} {op.name!r} gives is known only at run time",
+                inputs=tuple(sorted(_inputs(op))),
+                hint="export the model so that every shape follows from the shapes of the inputs",
+            )
+        wanted = static_shape(result)
+        if str(expr.ty.dtype) != carrier(dtype) or (wanted is not None and wanted != shape):
+            op.refuse(f"it would be {expr.ty.dtype}{list(shape)}, and in ONNX is {dtype}{list(wanted or ())}")
+        if isinstance(expr, tvm.ir.GenericConst) and dtype not in CARRIERS:
+            return Tensor(array=expr.value.numpy())
+        if dtype in CARRIERS and not is_exact(op.op_type):
+            expr = rounded(self._builder, expr, dtype)
+        return Tensor(expr, dtype, inputs=_inputs(op))
+
+
+def _inputs(op: Operator) -> frozenset[str]:
+    return frozenset().union(*(value.inputs for value in op.operands if isinstance(value, Tensor)))
+
+
+def _shape(expr: relax.Expr) -> tuple[int, ...] | None:
+    shape = expr.ty.shape if isinstance(expr.ty, relax.TensorType) else None
+    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(axis, tvm.tirx.IntImm) for axis in shape.values):
+        return None
+    return tuple(int(axis) for axis in shape.values)
+
+
+def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
+    if not name:
+        return None
+    if name not in scope:
+        if node.op_type in ("Optional", "OptionalHasElement"):
+            return None
+        raise ModelError(f"{node.op_type} {label(node)!r} reads {name!r}, which nothing makes")
+    return scope[name]
+
+
+def _collect_reads(graph: onnx.GraphProto, found: set[str]) -> None:
+    for node in graph.node:
+        found.update(node.input)
+        for entry in node.attribute:
+            for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
+                found.update(result.name for result in body.output)
+                _collect_reads(body, found)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    element_type(tensor.data_type)
+    return numpy_helper.to_array(tensor)
+
+
+def _attribute(entry: onnx.AttributeProto) -> object:
+    value = helper.get_attribute_value(entry)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, onnx.TensorProto):
+        return value if value.data_type == onnx.TensorProto.STRING else numpy_helper.to_array(value)
+    if isinstance(value, list) and value and isinstance(value[0], bytes):
+        return tuple(text.decode(errors="replace") for text in value)
+    return tuple(value) if isinstance(value, list) or type(value).__name__.startswith("Repeated") else value
+
+
+def _attribute_proto(name: str, value: object, op: Operator) -> onnx.AttributeProto:
+    """A default of the operator's schema, as the body's attribute."""
+    return onnx.defs.get_schema(op.op_type, op.opset, op.domain).attributes[name].default_value
+
+
+_NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+
+
+def _constant(op: Operator) -> Tensor:
+    for name, value in op.attributes.items():
+        if name == "value":
+            return Tensor(array=_array(next(entry.t for entry in op.node.attribute if entry.name == "value")))
+        if name in _NUMBERS:
+            return Tensor(array=np.array(value, _NUMBERS[name]))
+        if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
+            return Tensor(array=_dense(value))
+    op.refuse("a constant of strings")
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    values, indices = _array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense

@@ -1,0 +1,111 @@
+"""Evaluates nodes whose operands are all known, with ONNX's reference: shape arithmetic disappears."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tvmbridge.errors import reason
+from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, element_type, static_shape
+
+_logger = logging.getLogger(__name__)
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_GROWTH = 2  # how many times larger than its operands a result may be …
+_SMALL_BYTES = 1 << 16  # … unless it is smaller than this
+_HEAVY = frozenset({"Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "ConvInteger", "QLinearConv"})
+
+
+def fold(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence, ...] | None:
+    """The values of the node's outputs; None where they are not decidable, or too large to be worth shipping."""
+    if op.domain or op.op_type in _RANDOM or any(isinstance(value, Missing) for value in op.operands):
+        return None
+    if op.op_type == "Shape":
+        first, last = op.attribute("start", 0), op.attribute("end")
+        return (Tensor(array=np.array(op.shape(0), np.int64)[first:last]),)
+    if op.op_type == "Size":
+        return (Tensor(array=np.array(np.prod(op.shape(0), dtype=np.int64))),)
+    empty = _empty(op)
+    if empty is not None:
+        return empty
+    tensors = [value for value in op.operands if isinstance(value, Tensor)]
+    if len(tensors) != len([value for value in op.operands if value is not None]):
+        return None
+    if any(value.array is None for value in tensors) or any(entry.HasField("g") for entry in op.node.attribute):
+        return None
+    if not _is_worth_it(op, tensors):
+        return None
+    return _evaluate(op, opsets)
+
+
+def _empty(op: Operator) -> tuple[Tensor, ...] | None:
+    """Results without elements need no computing."""
+    if not op.results or op.op_type in ("If", "Loop", "Scan"):
+        return None
+    shapes = [static_shape(result) for result in op.results]
+    if any(shape is None or 0 not in shape for shape in shapes):
+        return None
+    from tvmbridge.frontend.operator import numpy_type
+
+    types = [numpy_type(op.result_type(k)) for k in range(len(shapes))]
+    return tuple(Tensor(array=np.empty(shape, dtype)) for shape, dtype in zip(shapes, types, strict=True))
+
+
+def _is_worth_it(op: Operator, tensors: list[Tensor]) -> bool:
+    given = sum(tensor.array.nbytes for tensor in tensors)
+    if op.op_type in _HEAVY and given > _SMALL_BYTES:
+        return False
+    if given <= _SMALL_BYTES and not op.results:
+        return True
+    made = 0
+    for result in op.results:
+        shape = static_shape(result)
+        if shape is not None and result is not None:
+            made += int(np.prod(shape, dtype=np.int64)) * 8
+    return made <= max(_SMALL_BYTES, 2 * _GROWTH * given)
+
+
+def _evaluate(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence, ...] | None:
+    from onnx.reference import ReferenceEvaluator  # half a second to import
+
+    inputs, feeds = [], {}
+    for name, value in zip(op.node.input, op.operands, strict=True):
+        if isinstance(value, Tensor) and value.array is not None and name not in feeds:
+            number = helper.np_dtype_to_tensor_dtype(value.array.dtype)
+            inputs.append(helper.make_tensor_value_info(name, number, value.shape))
+            feeds[name] = value.array
+    names = [name for name in op.node.output if name]
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
+    graph = helper.make_graph([op.node], "node", inputs, outputs)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = helper.make_model(graph, opset_imports=imports)
+    try:
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(model).run(None, feeds)
+    except Exception as exc:  # the reference lacks an operator or a form of it: the converters may have it
+        _logger.debug("%s is not folded: %s", op.name, reason(exc))
+        return None
+    made = dict(zip(names, found, strict=True))
+    values = [_value(op, position, made.get(name)) for position, name in enumerate(op.node.output)]
+    return None if any(value is None for value in values) else tuple(values)  # type: ignore[arg-type]
+
+
+def _value(op: Operator, position: int, found: object) -> Tensor | TensorSequence | None:
+    if found is None:
+        return Tensor(array=np.empty(0, np.float32))  # an output that nobody asks for
+    result = op.results[position] if position < len(op.results) else None
+    if isinstance(found, list):
+        items = tuple(Tensor(array=np.asarray(item)) for item in found)
+        return TensorSequence(items, items[0].dtype if items else "float32")
+    array = np.asarray(found)
+    if result is not None and result.HasField("tensor_type"):
+        wanted = element_type(result.tensor_type.elem_type)
+        shape = static_shape(result)
+        if array.dtype.name != wanted or (shape is not None and shape != array.shape):
+            _logger.debug("%s is not folded: the reference gives %s%s", op.name, array.dtype, array.shape)
+            return None
+    return Tensor(array=array)

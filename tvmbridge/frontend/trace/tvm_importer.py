@@ -1,0 +1,52 @@
+"""TVM's own converters, for the operators and forms that they compute rightly."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import Any
+
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from tvmbridge.errors import reason
+from tvmbridge.frontend.operator import Operator, Tensor
+from tvmbridge.frontend.operators import tvm_takes
+from tvmbridge.frontend.refusals import why_miscomputed
+
+
+def convert(op: Operator) -> list[relax.Expr] | None:
+    """The results by TVM's converter; None where TVM has none. Refuses what it would compute wrongly, or fails on."""
+    if not tvm_takes(op.op_type, op.domain):
+        return None
+    why = why_miscomputed(op)
+    if why is not None:
+        op.refuse(why)
+    inputs = onnx_frontend.onnx_input()
+    for position, value in enumerate(op.operands):
+        if value is not None and not isinstance(value, Tensor):
+            op.refuse(f"its input {position} is no tensor")
+        inputs.append(None if value is None else value.expr)
+    try:
+        # The importer prints what it fails on and warns of names: this is a library.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            result = _call(op, inputs)
+    except Exception as exc:  # converters raise whatever their Python or TVM's C++ raises
+        op.refuse(f"TVM's importer fails on it: {reason(exc)}")
+    if isinstance(result, relax.Tuple):
+        return list(result.fields)
+    result = op.builder.normalize(result)
+    if isinstance(result.ty, relax.TupleType):
+        bound = op.emit(result)
+        return [op.emit(relax.TupleGetItem(bound, index)) for index in range(len(result.ty.fields))]
+    return [result]
+
+
+def _call(op: Operator, inputs: Any) -> relax.Expr:
+    importer = onnx_frontend.ONNXGraphImporter({}, "float32")
+    attributes = importer._parse_attr(op.node.attribute)
+    attributes["tvm_custom"] = {"name": op.name, "num_outputs": len(op.node.output)}
+    converter = onnx_frontend._get_convert_map()[op.op_type].get_converter(op.opset)
+    return converter(op.builder, inputs, attributes, [{}, {}])
