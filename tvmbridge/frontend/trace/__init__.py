@@ -29,7 +29,7 @@ from tvmbridge.frontend.operator import (
 )
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
 from tvmbridge.frontend.trace.fold import fold
-from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body
+from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -236,7 +236,7 @@ class _Tracer:
         if made is not None:
             exprs = [made] if isinstance(made, relax.Expr) else list(made)
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
-        body = find_body(op) if onnx.defs.has(op.op_type, op.opset, op.domain) else None
+        body = find_body(op)
         if body is not None:
             return self._body(op, body)
         if refusal is not None:
@@ -253,7 +253,8 @@ class _Tracer:
             given.setdefault(entry.name, entry)
         scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
         opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        nodes = [bind_attributes(node, given) for node in body.node]
+        absent = set(body.input) - scope.keys()
+        nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for node in nodes for name in node.input} | {
             name for name, used in zip(body.output, op.used, strict=False) if used
