@@ -214,6 +214,12 @@ INDICES = np.array([[3, 0, 600, 3], [-5, 2, 1, 29]])
 KERNELS: dict[str, tuple[Build, list[Input], Callable]] = {
     "rank 0": (lambda x: op.add(x, x), [((), F32)], lambda x: x + x),
     "no element": (lambda x: op.add(x, x), [((3, 0, 5), F32)], lambda x: x + x),
+    "lesser of unsigned": (
+        lambda x, y: op.minimum(x, y),
+        [((21, 13, 1), "uint64"), ((3, 21, 13, 1), "uint64")],
+        np.minimum,
+    ),
+    "compared unsigned": (lambda x, y: op.less(x, y), [((5, 17), "uint32"), ((17,), "uint32")], np.less),
     "large and prime": (lambda x: op.negative(x), [((100_003,), F32)], lambda x: -x),
     "large rows of a prime": (lambda x, y: op.add(x, y), [((211, 307), F32), ((307,), F32)], lambda x, y: x + y),
     "large concat": (

@@ -10,6 +10,8 @@ from tvmbridge.lowering.branch_storage import branch_storage
 from tvmbridge.lowering.early_vectors import early_vectors
 from tvmbridge.lowering.vector_math import vector_math
 
+_DONE = frozenset({"AnnotateTIROpPattern", "FoldConstant", "FuseOps", "FuseTIR"})
+
 
 def machine_code(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
     """Compile a module; raises what TVM raises."""
@@ -19,11 +21,15 @@ def machine_code(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime
 
 
 def _pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
-    """TVM's own, with what its memory planner needs after it."""
+    """TVM's own, with what its memory planner needs after it, and without fusing once more what `lower` has fused.
+
+    Left to legalize are sorting and its kin, and reshapes: these become copies, which would be fused into kernels
+    that are scheduled already, and are views again where nothing holds them.
+    """
     backend = cuda if target.kind.name == "cuda" else cpu_generic
     passes = [
         *backend.library_dispatch_passes(target),
-        *backend.legalize_passes(target),
+        *(each for each in backend.legalize_passes(target) if each.info.name not in _DONE),
         *backend.dataflow_lower_passes(target),
     ]
     for each in backend.finalize_passes(target):
