@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
-from onnx.reference.ops.op_cast import cast_to
+from onnx import numpy_helper
 from tvm import relax, te, tirx, topi
 
 from tvmbridge.frontend.operator import carrier, numpy_type
@@ -74,14 +74,13 @@ def _narrowing_table(dtype: str, saturate: bool, mode: str) -> np.ndarray:
     """The type's bits for each upper half of a float32, the last bit of which is set where a lower one is."""
     values = (np.arange(1 << 16).astype(np.uint32) << 16).view(np.float32)
     with np.errstate(all="ignore"):
-        number = _number(dtype)
-        return np.asarray(cast_to(values, number, saturate, mode)).view(np.uint8)
-
-
-def _number(dtype: str) -> int:
-    from onnx import helper
-
-    return int(helper.np_dtype_to_tensor_dtype(numpy_type(dtype)))
+        if dtype == "float8_e8m0fnu":
+            narrowed = numpy_helper.to_float8e8m0(values, saturate, mode)
+        elif saturate:
+            narrowed = numpy_helper.saturate_cast(values, numpy_type(dtype))
+        else:
+            narrowed = values.astype(numpy_type(dtype))
+    return narrowed.view(np.uint8)
 
 
 def _compute(
@@ -133,7 +132,7 @@ def _upper_half(x: Scalar) -> Scalar:
 
 def _odd_float32(x: Scalar) -> Scalar:
     """A float64 cut to float32, its last bit set where anything was cut: to round that again rounds but once."""
-    if str(x.dtype) != "float64":
+    if str(x.ty) != "float64":
         return x
     near = x.astype("float32")
     back = near.astype("float64")
