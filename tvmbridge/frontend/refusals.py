@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
 
 from tvmbridge.frontend.operator import Operator, static_shape
 
@@ -19,8 +18,6 @@ def why_miscomputed(op: Operator) -> str | None:
     """What TVM would get wrong of this node; None where it is right."""
     if op.domain:
         return None
-    if op.attributes.get("to") in _NARROW:
-        return "casts to a type narrower than a byte, float8, complex or string"
     return next((why for op_type, why, rule in _TABLE if op_type == op.op_type and rule(op)), None)
 
 
@@ -136,9 +133,4 @@ _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("SpaceToDepth", "mode CRD", _is_column_row_depth),
     ("Upsample", "the scales give no whole size", _scales_to_a_fraction),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
-)
-_NARROW = frozenset(
-    number
-    for name, number in TensorProto.DataType.items()
-    if name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "COMPLEX", "STRING"))
 )
