@@ -43,25 +43,19 @@ def highest(dtype: str) -> Any:
     return True if dtype == "bool" else int(np.iinfo(dtype).max)
 
 
-def is_nan(value: tvm.tirx.PrimExpr, dtype: str) -> tvm.tirx.PrimExpr:
-    """Whether a scalar is NaN; false for integers."""
-    return tvm.tirx.isnan(value) if is_float(dtype) else tvm.tirx.const(False, "bool")
-
-
 def extreme(op: Operator, x: relax.Expr, axes: list[int], keepdims: bool, *, greatest: bool) -> relax.Expr:
-    """The greatest or least element over axes; NaN where there is one."""
+    """The greatest or least element over axes; NaN where there is one.
+
+    Floats are compared as integers that have their order, in which a NaN comes before all: a step of the reduction
+    then names the value that it holds only once, and unrolled ones do not grow into each other.
+    """
     dtype = str(x.ty.dtype)
-    if dtype == "bool":
-        return cast(op, extreme(op, cast(op, x, "uint8"), axes, keepdims, greatest=greatest), "bool")
-    start = lowest(dtype) if greatest else highest(dtype)
+    if dtype in ("bool", "float16"):
+        wide = "uint8" if dtype == "bool" else "float32"
+        return cast(op, extreme(op, cast(op, x, wide), axes, keepdims, greatest=greatest), dtype)
+    reducer = te.max if greatest else te.min
 
-    def choose(held: tvm.tirx.PrimExpr, value: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
-        wins = held > value if greatest else held < value
-        return tvm.tirx.Select(tvm.tirx.any(wins, is_nan(held, dtype)), held, value)
-
-    reducer = te.comm_reducer(choose, lambda kind: tvm.tirx.const(start, kind))
-
-    def reduce_max(tensor: te.Tensor) -> te.Tensor:
+    def reduce_extreme(tensor: te.Tensor) -> te.Tensor:
         ranges = {axis: te.reduce_axis((0, tensor.shape[axis])) for axis in axes}
         kept = [axis for axis in range(len(tensor.shape)) if axis not in ranges]
         shape = [1 if axis in ranges else size for axis, size in enumerate(tensor.shape)]
@@ -69,50 +63,65 @@ def extreme(op: Operator, x: relax.Expr, axes: list[int], keepdims: bool, *, gre
 
         def element(*index: Any) -> tvm.tirx.PrimExpr:
             at = dict(zip(range(len(tensor.shape)) if keepdims else kept, index, strict=True)) | ranges
-            return reducer(tensor(*(at[axis] for axis in range(len(tensor.shape)))), axis=list(ranges.values()))
+            value = tensor(*(at[axis] for axis in range(len(tensor.shape))))
+            return reducer(_ordered(value, dtype, greatest) if is_float(dtype) else value, list(ranges.values()))
 
-        return te.compute(shape, element, name="extreme")
+        found = te.compute(shape, element, name="extreme")
+        if not is_float(dtype):
+            return found
+        return te.compute(shape, lambda *index: _from_ordered(found(*index), dtype), name="value")
 
-    return op.compute(reduce_max, x, name="reduce_max" if greatest else "reduce_min")
+    return op.compute(reduce_extreme, x, name="reduce_max" if greatest else "reduce_min")
+
+
+def _ordered(value: tvm.tirx.PrimExpr, dtype: str, greatest: bool) -> tvm.tirx.PrimExpr:
+    """An integer of a float's width for it, greater for a greater one; a NaN's is the greatest or the least of all."""
+    limits = np.iinfo(f"int{dtype[5:]}")
+    bits = tvm.tirx.reinterpret(limits.dtype.name, value)
+    first = tvm.tirx.const(int(limits.max if greatest else limits.min), limits.dtype.name)
+    return tvm.tirx.Select(tvm.tirx.isnan(value), first, _turned(bits, limits))
+
+
+def _from_ordered(key: tvm.tirx.PrimExpr, dtype: str) -> tvm.tirx.PrimExpr:
+    """The float that `_ordered` gave this integer; the integers of NaN are those of two NaNs."""
+    return tvm.tirx.reinterpret(dtype, _turned(key, np.iinfo(f"int{dtype[5:]}")))
+
+
+def _turned(bits: tvm.tirx.PrimExpr, limits: np.iinfo[Any]) -> tvm.tirx.PrimExpr:
+    """Negative numbers with the bits below the sign inverted: a float's bits hold its magnitude; undoes itself."""
+    name = limits.dtype.name
+    sign = tvm.tirx.shift_right(bits, tvm.tirx.const(limits.bits - 1, name))
+    return tvm.tirx.bitwise_xor(bits, tvm.tirx.bitwise_and(sign, tvm.tirx.const(int(limits.max), name)))
 
 
 def position_of_extreme(
     op: Operator, x: relax.Expr, axis: int, keepdims: bool, *, greatest: bool, last: bool
 ) -> relax.Expr:
-    """Where along an axis the greatest or least element is, int64; of equal ones the first or last; NaN before all."""
-    dtype = str(x.ty.dtype)
-    worst = lowest(dtype) if greatest else highest(dtype)
+    """Where along an axis the greatest or least element is, int64; of equal ones the first or last; NaN before all.
 
-    def choose(held: Any, found: Any) -> tuple[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr]:
-        (place, value), (other_place, other) = held, found
-        odd, other_odd = is_nan(value, dtype), is_nan(other, dtype)
-        better = tvm.tirx.any(value > other if greatest else value < other, tvm.tirx.all(odd, tvm.tirx.Not(other_odd)))
-        same = tvm.tirx.any(value == other, tvm.tirx.all(odd, other_odd))
-        before = place > other_place if last else place < other_place
-        keep = tvm.tirx.any(better, tvm.tirx.all(same, before))
-        return tvm.tirx.Select(keep, place, other_place), tvm.tirx.Select(keep, value, other)
+    The element is found first and its place then: no step of a reduction has two results, which cannot be vectors.
+    """
+    dtype, count = str(x.ty.dtype), int(x.ty.shape.values[axis])
+    reducer, elsewhere = (te.max, -1) if last else (te.min, count)
 
-    def start(place_dtype: str, value_dtype: str) -> tuple[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr]:
-        none = -1 if last else np.iinfo(np.int64).max
-        return tvm.tirx.const(none, place_dtype), tvm.tirx.const(worst, value_dtype)
-
-    reducer = te.comm_reducer(choose, start)
-
-    def position(tensor: te.Tensor) -> te.Tensor:
-        along = te.reduce_axis((0, tensor.shape[axis]))
+    def position(tensor: te.Tensor, found: te.Tensor) -> te.Tensor:
+        along = te.reduce_axis((0, count))
         shape = [size for number, size in enumerate(tensor.shape) if number != axis]
+        shape = [*shape[:axis], 1, *shape[axis:]] if keepdims else shape
 
-        def element(*index: Any) -> Any:
-            at = [*index[:axis], along.var, *index[axis:]]
-            return reducer((along.var.astype("int64"), tensor(*at)), axis=along)
+        def element(*index: Any) -> tvm.tirx.PrimExpr:
+            outer, inner = index[:axis], index[axis + 1 :] if keepdims else index[axis:]
+            value, wanted = tensor(*outer, along.var, *inner), found(*outer, 0, *inner)
+            here = value == wanted
+            if is_float(dtype):
+                here = tvm.tirx.any(here, tvm.tirx.isnan(value))  # a row that has a NaN has no other extreme
+            place = along.var.astype("int64")
+            return reducer(tvm.tirx.Select(here, place, tvm.tirx.const(elsewhere, "int64")), axis=along)
 
-        places, _ = te.compute(shape, element, name="place")
-        if not keepdims:
-            return te.compute(shape, lambda *index: places(*index), name="position")
-        full = [*shape[:axis], 1, *shape[axis:]]
-        return te.compute(full, lambda *index: places(*index[:axis], *index[axis + 1 :]), name="position")
+        return te.compute(shape, element, name="position")
 
-    return op.compute(position, x, name="argmax" if greatest else "argmin")
+    top = extreme(op, x, [axis], True, greatest=greatest)
+    return op.compute(position, x, top, name="argmax" if greatest else "argmin")
 
 
 def _axes(op: Operator) -> list[int]:
@@ -243,10 +252,6 @@ def _zero(_dtype: str) -> int:
     return 0
 
 
-def _infinite(_dtype: str) -> float:
-    return -np.inf
-
-
 _SQRT, _LOG = _in_float(relax.op.sqrt), _in_float(relax.op.log)
 CONVERTERS: dict[str, Converter] = {
     "ArgMax": _position(greatest=True),
@@ -254,8 +259,8 @@ CONVERTERS: dict[str, Converter] = {
     "Hardmax": _hardmax,
     "ReduceL1": _reduction(_total, _zero, before=_abs),
     "ReduceL2": _reduction(_total, _zero, before=_square, after=_SQRT),
-    "ReduceLogSum": _reduction(_total, _infinite, after=_LOG),
-    "ReduceLogSumExp": _reduction(_log_sum_exp, _infinite),
+    "ReduceLogSum": _reduction(_total, lowest, after=_LOG),
+    "ReduceLogSumExp": _reduction(_log_sum_exp, lowest),
     "ReduceMax": _reduction(_greatest, lowest),
     "ReduceMean": _reduction(_mean, lambda _dtype: np.nan if is_float(_dtype) else 0),
     "ReduceMin": _reduction(_least, highest),
