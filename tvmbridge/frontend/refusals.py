@@ -37,20 +37,8 @@ def _uses_more_outputs(op: Operator) -> bool:
     return any(op.used[1:])
 
 
-def _has_computed_parameters(op: Operator) -> bool:
-    return any(_is_computed(op, position) for position in (2, 3, 4))
-
-
-def _has_computed_shape(op: Operator) -> bool:
-    return _is_computed(op, 1)
-
-
 def _detects_one_sign(op: Operator) -> bool:
     return op.attribute("detect_positive", 1) != 1 or op.attribute("detect_negative", 1) != 1
-
-
-def _is_column_row_depth(op: Operator) -> bool:
-    return op.attribute("mode", "DCR") == "CRD"
 
 
 def _shifts_too_far(op: Operator) -> bool:
@@ -82,12 +70,9 @@ _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("ConvTranspose", "attribute output_shape", _has_output_shape),
     ("Dropout", "training mode", _trains_dropout),
     ("Dropout", "its mask is used", _uses_more_outputs),
-    ("Expand", "the shape is computed at run time", _has_computed_shape),
     ("IsInf", "finds only one sign", _detects_one_sign),
     ("LayerNormalization", "its mean or deviation is used", _uses_more_outputs),
-    ("NonMaxSuppression", "its limits are computed at run time", _has_computed_parameters),
     ("RoiAlign", "mode max", _takes_maxima),
-    ("SpaceToDepth", "mode CRD", _is_column_row_depth),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
 )
 _NARROW = frozenset(
