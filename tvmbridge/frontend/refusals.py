@@ -108,10 +108,6 @@ def _is_symmetric(op: Operator) -> bool:
     return op.attribute("coordinate_transformation_mode", "half_pixel") == "half_pixel_symmetric"
 
 
-def _has_output_shape(op: Operator) -> bool:
-    return "output_shape" in op.attributes
-
-
 def _is_computed(op: Operator, position: int) -> bool:
     """Whether the operand there is one that only the run decides."""
     return op.has(position) and op.constant(position) is None
@@ -121,7 +117,6 @@ _REDUCTIONS = ("Max", "Min", "Sum", "Mean", "Prod", "LogSumExp", "LogSum", "SumS
 _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("BatchNormalization", "training mode", _trains_batch_norm),
     ("BitShift", "shifts by less than 0 or by the type's width or more", _shifts_too_far),
-    ("ConvTranspose", "attribute output_shape", _has_output_shape),
     ("Dropout", "training mode", _trains_dropout),
     ("Dropout", "its mask is used", _uses_more_outputs),
     ("Expand", "the shape is computed at run time", _has_computed_shape),
