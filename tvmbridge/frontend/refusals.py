@@ -51,8 +51,6 @@ def _reduces_nothing(op: Operator) -> bool:
     return 0 in op.shape(0)
 
 
-def _has_output_shape(op: Operator) -> bool:
-    return "output_shape" in op.attributes
 
 
 def _is_computed(op: Operator, position: int) -> bool:
@@ -64,7 +62,6 @@ _REDUCTIONS = ("Max", "Min", "Sum", "Mean", "Prod", "LogSumExp", "LogSum", "SumS
 _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("BatchNormalization", "training mode", _trains_batch_norm),
     ("BitShift", "shifts by less than 0 or by the type's width or more", _shifts_too_far),
-    ("ConvTranspose", "attribute output_shape", _has_output_shape),
     ("Dropout", "training mode", _trains_dropout),
     ("Dropout", "its mask is used", _uses_more_outputs),
     ("IsInf", "finds only one sign", _detects_one_sign),
