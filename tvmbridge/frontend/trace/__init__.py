@@ -165,13 +165,23 @@ class _Tracer:
     def _trace(self, node: onnx.NodeProto, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         op = self._operator(node, scope, opsets)
         try:
-            return self._values(op, scope, opsets)
+            return self._guarded(op, scope, opsets)
         except UnsupportedOperatorError as exc:
             self._refused.append(exc)
             stand_ins = self._stand_ins(op)
             if stand_ins is None:
                 self.raise_refused()
             return stand_ins or ()
+
+    def _guarded(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
+        try:
+            return self._values(op, scope, opsets)
+        except (ModelError, KeyboardInterrupt):
+            raise
+        except Exception as exc:  # what TVM's operators and NumPy raise where a rule did not foresee the model
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
+            op.refuse(f"the import fails on it: {reason(exc)}")
 
     def _stand_ins(self, op: Operator) -> list[Value | None] | None:
         """Zeros of the right types, so that the trace goes on and finds all that is refused."""
@@ -219,14 +229,7 @@ class _Tracer:
 
     def _converted(self, op: Operator) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
-        try:
-            made = converter(op) if converter is not None else None
-        except (ModelError, KeyboardInterrupt):
-            raise
-        except Exception as exc:  # TVM's operators refuse in many kinds what a converter did not foresee
-            if is_interrupt(exc):
-                raise KeyboardInterrupt from exc
-            op.refuse(f"the import fails on it: {reason(exc)}")
+        made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
         if made is None:
             try:
