@@ -17,6 +17,7 @@ DOMAIN = "com.microsoft"
 _OPSET = 23  # of the nodes in the bodies
 
 _BODIES: dict[str, Writer] = {**fused.BODIES, **quantised.BODIES, **attention.BODIES}
+CONTRIB_OPERATORS = tuple(sorted(_BODIES))
 
 
 def has_contrib(op_type: str, domain: str) -> bool:

@@ -26,10 +26,6 @@ def _quick_gelu(op: Operator) -> str:
     return body("x", "y", alpha, *lines)
 
 
-def _bias_add(op: Operator) -> str:
-    return body("x, bias, skip", "y", "sum = Add (x, bias)", "y = Add (sum, skip)")
-
-
 def _order(op: Operator, position: int, side: str) -> list[int]:
     """The axes of an operand of FusedMatMul as a product wants them: batch axes, rows, columns."""
     rank = len(op.shape(position))
@@ -149,7 +145,6 @@ def _pad(op: Operator) -> str:
 
 
 BODIES: dict[str, Writer] = {
-    "BiasAdd": _bias_add,
     "BiasGelu": _bias_gelu,
     "EmbedLayerNormalization": _embedding,
     "ExpandDims": _expand_dims,
