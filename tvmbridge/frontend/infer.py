@@ -6,6 +6,7 @@ import onnx
 import onnx.shape_inference
 
 from tvmbridge.errors import ModelError, reason
+from tvmbridge.frontend.walk import nodes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 
 
@@ -16,6 +17,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     two models with weights would be one too many in memory. Raises ModelError where the shapes contradict each other.
     """
     weights = detach_weights(model)
+    _spell_out_defaults(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as exc:
@@ -26,3 +28,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as exc:  # C++: whatever else a malformed graph leads to
         raise ModelError(f"onnx cannot infer the model's shapes: {reason(exc)}", hint="export it again") from exc
     return attach_weights(inferred, weights)
+
+
+def _spell_out_defaults(model: onnx.ModelProto) -> None:
+    """Attributes for whose absence onnx infers another shape than the operator's definition says."""
+    for node in nodes(model):
+        if node.op_type == "STFT" and not any(entry.name == "onesided" for entry in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("onesided", 1))
