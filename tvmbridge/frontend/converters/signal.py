@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from tvm import relax
@@ -49,8 +50,7 @@ def _product(op: Operator, x: _Complex, cosine: relax.Expr, sine: relax.Expr, *,
     return _Complex(op.emit(relax.op.subtract(real, crossed)), op.emit(relax.op.add(imaginary, turned)))
 
 
-def _each(op: Operator, x: _Complex, change: object) -> _Complex:
-    assert callable(change)
+def _each(op: Operator, x: _Complex, change: Callable[[relax.Expr], relax.Expr]) -> _Complex:
     imaginary = None if x.imaginary is None else op.emit(change(x.imaginary))
     return _Complex(op.emit(change(x.real)), imaginary)
 
