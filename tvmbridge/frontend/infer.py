@@ -7,6 +7,7 @@ import onnx.shape_inference
 
 from tvmbridge.errors import ModelError, reason
 from tvmbridge.frontend.sizes import check_sizes, follows_values
+from tvmbridge.frontend.walk import nodes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 
 
@@ -18,6 +19,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     or a tensor would be absurdly large.
     """
     weights = detach_weights(model)
+    _spell_out_defaults(model)
     try:
         sized = onnx.shape_inference.infer_shapes(model)
         check_sizes(sized)
@@ -35,3 +37,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as exc:  # C++: whatever else a malformed graph leads to
         raise ModelError(f"onnx cannot infer the model's shapes: {reason(exc)}", hint="export it again") from exc
     return attach_weights(inferred, weights)
+
+
+def _spell_out_defaults(model: onnx.ModelProto) -> None:
+    """Attributes for whose absence onnx infers another shape than the operator's definition says."""
+    for node in nodes(model):
+        if node.op_type == "STFT" and not any(entry.name == "onesided" for entry in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("onesided", 1))
