@@ -145,12 +145,12 @@ def test_the_form_next_to_a_refused_one_is_imported(graph):
 
 def test_all_refusals_come_at_once():
     nodes = [
-        helper.make_node("SequenceConstruct", ["x", "z"], ["pair"]),
-        helper.make_node("SequenceAt", ["pair", "third"], ["a"], name="first"),
-        helper.make_node("SequenceAt", ["pair", "fourth"], ["b"], name="second"),
+        helper.make_node("RoiAlign", ["x", "r", "b"], ["first"], name="first", mode="max"),
+        helper.make_node("RoiAlign", ["z", "r", "b"], ["second"], name="second", mode="max"),
     ]
-    inputs, outputs = [value("x", (2,)), value("z", (2,))], [value("a", (2,)), value("b", (2,))]
-    graph = model(nodes, inputs, outputs, {"third": np.array(2), "fourth": np.array(3)})
+    images = [value(name, (1, 2, 8, 8)) for name in ("x", "z")]
+    outputs = [value(name, (3, 2, 1, 1)) for name in ("first", "second")]
+    graph = model(nodes, [*images, value("r", (3, 4)), value("b", (3,), INT64)], outputs)
     with pytest.raises(UnsupportedOperatorError) as caught:
         import_onnx(graph)
     assert [name for line in caught.value.operators for name in ("first", "second") if name in line] == [
