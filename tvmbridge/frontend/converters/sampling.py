@@ -36,7 +36,7 @@ def _reflected(x: tirx.Expr, low: float, high: float) -> tirx.Expr:
 
 
 def _where(conditions: list[tirx.Expr], element: tirx.Expr) -> tirx.Expr:
-    """An element whose index is in range, or 0. A Select would read it anyway, and its index, once clipped, no longer is."""
+    """An element whose index is in range, or 0: a Select would read it anyway, and TVM no longer clip its index."""
     return tirx.if_then_else(tirx.all(*conditions), element, tirx.const(0, element.ty))
 
 
