@@ -43,14 +43,8 @@ def _shifts_too_far(op: Operator) -> bool:
     return shift is not None and bool(np.any((shift < 0) | (shift >= 8 * shift.dtype.itemsize)))
 
 
-def _takes_maxima(op: Operator) -> bool:
-    return op.attribute("mode", "avg") == "max"
-
-
 def _reduces_nothing(op: Operator) -> bool:
     return 0 in op.shape(0)
-
-
 
 
 def _is_computed(op: Operator, position: int) -> bool:
@@ -66,6 +60,5 @@ _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("Dropout", "its mask is used", _uses_more_outputs),
     ("IsInf", "finds only one sign", _detects_one_sign),
     ("LayerNormalization", "its mean or deviation is used", _uses_more_outputs),
-    ("RoiAlign", "mode max", _takes_maxima),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
 )
