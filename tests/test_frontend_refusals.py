@@ -46,12 +46,6 @@ def reduce_nothing():
     return model(nodes, [value("x", (2, 3))], [value("y", None)], {"zero": np.array([0])})
 
 
-def regions(mode):
-    node = helper.make_node("RoiAlign", ["x", "r", "b"], ["y"], name="the_node", mode=mode)
-    inputs = [value("x", (1, 2, 8, 8)), value("r", (3, 4)), value("b", (3,), INT64)]
-    return model([node], inputs, [value("y", None)])
-
-
 def insert(position):
     nodes = [
         helper.make_node("SequenceConstruct", ["x", "z"], ["pair"]),
@@ -71,7 +65,6 @@ def transposed_conv(**attributes):
     [
         (batch_norm(training_mode=1), "training mode"),
         (dropout(training=True), "training mode"),
-        (regions("max"), "mode max"),
     ],
 )
 def test_what_would_be_computed_wrongly_is_refused_by_name(graph, reason):
@@ -95,7 +88,6 @@ def test_what_would_be_computed_wrongly_is_refused_by_name(graph, reason):
         insert(-1),
         one_node("IsInf", result=BOOL),
         insert(1),
-        regions("avg"),
         transposed_conv(strides=[3, 2]),
         transposed_conv(output_shape=[10, 8], strides=[3, 2]),
         one_node("Cast", to=TensorProto.FLOAT16, result=TensorProto.FLOAT16),

@@ -36,14 +36,8 @@ def _uses_more_outputs(op: Operator) -> bool:
 
 
 
-def _takes_maxima(op: Operator) -> bool:
-    return op.attribute("mode", "avg") == "max"
-
-
 def _reduces_nothing(op: Operator) -> bool:
     return 0 in op.shape(0)
-
-
 
 
 def _is_computed(op: Operator, position: int) -> bool:
@@ -55,6 +49,5 @@ _REDUCTIONS = ("Max", "Min", "Sum", "Mean", "Prod", "LogSumExp", "LogSum", "SumS
 _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("BatchNormalization", "training mode", _trains_batch_norm),
     ("LayerNormalization", "its mean or deviation is used", _uses_more_outputs),
-    ("RoiAlign", "mode max", _takes_maxima),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
 )
