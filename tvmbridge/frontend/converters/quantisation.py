@@ -13,11 +13,13 @@ from tvm import relax
 
 from tvmbridge.frontend.converters.convolutions import add_bias, convolve
 from tvmbridge.frontend.narrow_types import rounded
-from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, numpy_type
+from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, is_constant, numpy_type
 
 
 def cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
-    """x in another dtype."""
+    """x in another dtype; of a constant, a constant, which a kernel of one number holds in its code."""
+    if is_constant(x):
+        return relax.const(x.value.numpy().astype(dtype), dtype)
     return x if str(x.ty.dtype) == dtype else op.emit(relax.op.astype(x, dtype))
 
 
@@ -54,6 +56,8 @@ def scalar(op: Operator, position: int) -> relax.Expr | None:
 
 
 def _reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    if is_constant(x):
+        return relax.const(x.value.numpy().reshape(shape))
     return x if tuple(map(int, x.ty.shape.values)) == shape else op.emit(relax.op.reshape(x, shape))
 
 
