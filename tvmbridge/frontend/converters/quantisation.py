@@ -62,6 +62,13 @@ def reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
     return x if tuple(map(int, x.ty.shape.values)) == shape else op.emit(relax.op.reshape(x, shape))
 
 
+def _calculated(op: Operator, operator: str, left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    """An operator of NumPy's and Relax's name; of constants, a constant, however large."""
+    if is_constant(left) and is_constant(right):
+        return relax.const(getattr(np, operator)(left.value.numpy(), right.value.numpy()))
+    return op.emit(getattr(relax.op, operator)(left, right))
+
+
 def _spread(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point, one for the tensor, for each index of an axis or for each block, to broadcast to it."""
     if not op.has(position):
@@ -75,9 +82,9 @@ def _spread(op: Operator, position: int) -> relax.Expr | None:
         if len(given) != 1:
             op.refuse("a scale of several axes without block_size")
         return reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
+    if is_constant(value):
+        return relax.const(np.repeat(value.value.numpy(), block, axis).take(range(shape[axis]), axis))
     repeated = op.emit(relax.op.repeat(value, block, axis))
-    if given[axis] * block == shape[axis]:
-        return repeated
     return op.emit(relax.op.strided_slice(repeated, [axis], [0], [shape[axis]]))
 
 
@@ -100,12 +107,12 @@ def _quantize(op: Operator) -> relax.Expr:
 
 
 def _dequantize(op: Operator) -> relax.Expr:
-    """In float32, whatever the result is: that holds the difference of any two quantised values."""
+    """In float32, whatever the result is: that holds the difference of any two quantised values. Weights are folded."""
     x, scale, zero = cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
     assert scale is not None
     if zero is not None:
-        x = op.emit(relax.op.subtract(x, cast(op, zero, "float32")))
-    x = op.emit(relax.op.multiply(x, cast(op, scale, "float32")))
+        x = _calculated(op, "subtract", x, cast(op, zero, "float32"))
+    x = _calculated(op, "multiply", x, cast(op, scale, "float32"))
     return cast(op, x, op.dtype(1) if op.domain else op.result_dtype())
 
 
