@@ -117,13 +117,12 @@ def _dequantize(op: Operator) -> relax.Expr:
 
 
 def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
-    """Of zeros only, the scale is 1 / 255, as in ONNX's reference."""
+    """Of zeros only, the scale is 1, as ONNX Runtime has it: the definition divides by 0 then."""
     x, zero = op.input(0), op.const(0)
     highest = op.emit(relax.op.maximum(op.emit(relax.op.max(x)), zero))
     lowest = op.emit(relax.op.minimum(op.emit(relax.op.min(x)), zero))
-    span = op.emit(relax.op.subtract(highest, lowest))
-    span = op.emit(relax.op.where(op.emit(relax.op.equal(span, zero)), op.const(1), span))
-    scale = op.emit(relax.op.divide(span, op.const(255)))
+    scale = op.emit(relax.op.divide(op.emit(relax.op.subtract(highest, lowest)), op.const(255)))
+    scale = op.emit(relax.op.where(op.emit(relax.op.equal(highest, lowest)), op.const(1), scale))
     steps = op.emit(relax.op.subtract(zero, op.emit(relax.op.divide(lowest, scale))))
     point = saturated(op, steps, "uint8")
     return saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
