@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from numpy.typing import ArrayLike
+from onnx import numpy_helper
 
 from tvmbridge.errors import ModelError, ShapeError, UnboundValueError, UnsupportedOperatorError
 from tvmbridge.frontend.functions import inline_functions
@@ -44,7 +46,7 @@ class ImportedModel:
     opset: of the model as it was given.
     sha256: digest of the file and then of its external data files; of the serialized proto where there is no file.
     source: what a reference runs: the file's absolute path, or a copy of the proto, with the values bound.
-    shapes, dims, values: the bindings that were given.
+    shapes, dims, values: the bindings that were given; values as arrays of the inputs' dtypes.
     """
 
     name: str
@@ -55,7 +57,7 @@ class ImportedModel:
     source: Path | onnx.ModelProto = dataclasses.field(repr=False)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    values: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def import_onnx(
@@ -91,6 +93,7 @@ def _import(
     given_opset = opset(loaded.proto) or 1
     proto = drop_input_defaults(loaded.proto)
     proto = bind_values(proto, values)
+    bound = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer if entry.name in values}
     proto = bind_shapes(proto, shapes, dims)
     weights = detach_weights(proto)
     proto = inline_functions(proto)
@@ -114,5 +117,5 @@ def _import(
         source=with_values(loaded.source, values),
         shapes={name: tuple(int(axis) for axis in shape) for name, shape in shapes.items()},
         dims={name: int(size) for name, size in dims.items()},
-        values=dict(values),
+        values=bound,
     )

@@ -29,7 +29,7 @@ from tvmbridge.frontend.operator import (
 )
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
 from tvmbridge.frontend.trace.fold import fold
-from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body
+from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -165,13 +165,23 @@ class _Tracer:
     def _trace(self, node: onnx.NodeProto, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         op = self._operator(node, scope, opsets)
         try:
-            return self._values(op, scope, opsets)
+            return self._guarded(op, scope, opsets)
         except UnsupportedOperatorError as exc:
             self._refused.append(exc)
             stand_ins = self._stand_ins(op)
             if stand_ins is None:
                 self.raise_refused()
             return stand_ins or ()
+
+    def _guarded(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
+        try:
+            return self._values(op, scope, opsets)
+        except (ModelError, KeyboardInterrupt):
+            raise
+        except Exception as exc:  # what TVM's operators and NumPy raise where a rule did not foresee the model
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
+            op.refuse(f"the import fails on it: {reason(exc)}")
 
     def _stand_ins(self, op: Operator) -> list[Value | None] | None:
         """Zeros of the right types, so that the trace goes on and finds all that is refused."""
@@ -219,14 +229,7 @@ class _Tracer:
 
     def _converted(self, op: Operator) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
-        try:
-            made = converter(op) if converter is not None else None
-        except (ModelError, KeyboardInterrupt):
-            raise
-        except Exception as exc:  # TVM's operators refuse in many kinds what a converter did not foresee
-            if is_interrupt(exc):
-                raise KeyboardInterrupt from exc
-            op.refuse(f"the import fails on it: {reason(exc)}")
+        made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
         if made is None:
             try:
@@ -236,7 +239,7 @@ class _Tracer:
         if made is not None:
             exprs = [made] if isinstance(made, relax.Expr) else list(made)
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
-        body = find_body(op) if onnx.defs.has(op.op_type, op.opset, op.domain) else None
+        body = find_body(op)
         if body is not None:
             return self._body(op, body)
         if refusal is not None:
@@ -253,7 +256,8 @@ class _Tracer:
             given.setdefault(entry.name, entry)
         scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
         opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        nodes = [bind_attributes(node, given) for node in body.node]
+        absent = set(body.input) - scope.keys()
+        nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for node in nodes for name in node.input} | {
             name for name, used in zip(body.output, op.used, strict=False) if used
