@@ -235,9 +235,14 @@ class _Tracer:
             self.run(body.node, inner, opsets)
             return [inner[entry.name] for entry in body.output]
 
-        return control_flow.resolve(op, walk) or sequences.resolve(op) or fold(op, opsets) or self._converted(op)
+        return (
+            control_flow.resolve(op, walk)
+            or sequences.resolve(op)
+            or fold(op, opsets)
+            or self._converted(op, scope, opsets)
+        )
 
-    def _converted(self, op: Operator) -> Sequence[Value | None]:
+    def _converted(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
         made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
@@ -251,22 +256,29 @@ class _Tracer:
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
         body = find_body(op)
         if body is not None:
-            return self._body(op, body)
+            return self._body(op, body, scope, opsets)
         if refusal is not None:
             raise refusal
         op.refuse("it has no converter")
 
-    def _body(self, op: Operator, body: onnx.FunctionProto) -> list[Value | None]:
-        """The results of the nodes that ONNX defines the operator by."""
+    def _body(
+        self, op: Operator, body: onnx.FunctionProto, outer: Scope, outer_opsets: dict[str, int]
+    ) -> list[Value | None]:
+        """The results of the nodes that ONNX defines the operator by, with the graphs among its attributes in them.
+
+        outer: what those graphs may read. outer_opsets: of domains whose version the body does not name.
+        """
         given = {entry.name: entry for entry in op.node.attribute}
         for name, value in op.attributes.items():
             if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
                 given[name] = _attribute_proto(name, value, op)
         for entry in body.attribute_proto:
             given.setdefault(entry.name, entry)
-        scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
-        opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        absent = set(body.input) - scope.keys()
+        operands = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
+        scope = {name: outer[name] for name in _reads_of_graphs(op.node) if name in outer} | operands
+        named = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
+        opsets = {**outer_opsets, **named}
+        absent = set(body.input) - operands.keys()
         nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for node in nodes for name in node.input} | {
@@ -329,10 +341,17 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
 def _collect_reads(graph: onnx.GraphProto, found: set[str]) -> None:
     for node in graph.node:
         found.update(node.input)
-        for entry in node.attribute:
-            for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
-                found.update(result.name for result in body.output)
-                _collect_reads(body, found)
+        found.update(_reads_of_graphs(node))
+
+
+def _reads_of_graphs(node: onnx.NodeProto) -> set[str]:
+    """What the graphs among a node's attributes read, and give."""
+    found: set[str] = set()
+    for entry in node.attribute:
+        for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
+            found.update(result.name for result in body.output)
+            _collect_reads(body, found)
+    return found
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:

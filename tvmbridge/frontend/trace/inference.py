@@ -42,6 +42,8 @@ def infer_results(
     for name, value in zip(node.input, operands, strict=True):
         if value is None or isinstance(value, Missing):
             continue
+        if node.op_type == "Range" and isinstance(value, Tensor) and value.array is not None and value.array.size == 1:
+            value = Tensor.known(value.array.reshape(()))  # ONNX Runtime takes vectors of one number, too
         types[name] = value_type(value)
         if isinstance(value, Tensor) and value.array is not None and value.array.size <= _KNOWN_ELEMENTS:
             data[name] = numpy_helper.from_array(value.array, name)
