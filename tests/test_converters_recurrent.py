@@ -117,7 +117,9 @@ def test_activations_with_their_parameters_and_a_clip(data):
     count = FUNCTIONS[kind] * directions
     given = {
         "activations": [
-            data.draw(st.sampled_from(BOUNDED if index % FUNCTIONS[kind] == 0 else ACTIVATIONS))  # gates keep it bounded
+            data.draw(
+                st.sampled_from(BOUNDED if index % FUNCTIONS[kind] == 0 else ACTIVATIONS)
+            )  # gates keep it bounded
             for index in range(count)
         ],
         "direction": "bidirectional" if directions == 2 else "forward",

@@ -6,7 +6,9 @@ import onnx
 import onnx.shape_inference
 
 from tvmbridge.errors import ModelError, reason
+from tvmbridge.frontend.attribute_limits import check_attributes
 from tvmbridge.frontend.sizes import check_sizes, follows_values
+from tvmbridge.frontend.walk import nodes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 
 
@@ -17,6 +19,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     two models with weights would be one too many in memory. Raises ModelError where the shapes contradict each other,
     or a tensor would be absurdly large.
     """
+    check_attributes(nodes(model))
     weights = detach_weights(model)
     try:
         sized = onnx.shape_inference.infer_shapes(model)

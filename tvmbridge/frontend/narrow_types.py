@@ -96,9 +96,7 @@ def _look_up(
     builder: relax.BlockBuilder, name: str, index: Callable[[Scalar], Scalar], x: relax.Expr, table: np.ndarray
 ) -> relax.Expr:
     def kernel(x: te.Tensor, table: te.Tensor) -> te.Tensor:
-        return te.compute(
-            x.shape, lambda *i: table(index(x(*i)).astype("int32")), name=name, tag=topi.tag.INJECTIVE
-        )
+        return te.compute(x.shape, lambda *i: table(index(x(*i)).astype("int32")), name=name, tag=topi.tag.INJECTIVE)
 
     return builder.emit_te(kernel, x, relax.const(table), primfunc_name_hint=name)
 

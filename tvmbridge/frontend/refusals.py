@@ -51,8 +51,6 @@ def _reduces_nothing(op: Operator) -> bool:
     return 0 in op.shape(0)
 
 
-
-
 def _is_computed(op: Operator, position: int) -> bool:
     """Whether the operand there is one that only the run decides."""
     return op.has(position) and op.constant(position) is None
