@@ -22,6 +22,7 @@ _MOVING = frozenset(
         *("MaxPool", "Pad", "Relu", "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split"),
         *("SpaceToDepth", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Max", "Min", "TopK"),
         *("BitCast", "Cast", "CastLike", "EyeLike", "QuantizeLinear"),
+        *("CenterCropPad", "OneHot", "Scatter", "TensorScatter"),
     }
 )
 _BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}  # of types narrower than a byte
