@@ -427,9 +427,7 @@ def test_every_dtype_passes_through_unchanged(dtype, tmp_path):
         weight = weight.view("uint16")
     # LLVM's code generator has no maximum of booleans; for them "or" is the same.
     maximum = relax.op.logical_or if dtype == "bool" else relax.op.maximum
-    library = compile_library(
-        tmp_path / "model.so", bits, [weight], lambda emit, xs, ws: [emit(maximum(xs[0], ws[0]))]
-    )
+    library = compile_library(tmp_path / "model.so", bits, [weight], lambda emit, xs, ws: [emit(maximum(xs[0], ws[0]))])
     with load(write_model(tmp_path / "m.tvmb", library, inputs, outputs, [weight])) as session:
         y = session.run({"x": x})["y"]
     assert y.dtype == kind

@@ -116,9 +116,8 @@ def _updated(cache: te.Tensor, update: te.Tensor, starts: te.Tensor | None, axis
             place = place - starts[at[0]].astype("int64")
         if circular:
             place = tirx.floormod(place, tirx.const(extent, "int64"))
-        safe = tirx.min(tirx.max(place, 0), count - 1)
-        new = update(*(safe if k == axis else index for k, index in enumerate(at)))
-        return tirx.Select(tirx.all(place >= 0, place < count), new, cache(*at))
+        new = update(*(place if k == axis else index for k, index in enumerate(at)))
+        return tirx.if_then_else(tirx.all(place >= 0, place < count), new, cache(*at))
 
     return te.compute(cache.shape, element, name="tensor_scatter")
 

@@ -5,7 +5,7 @@ What is known is evaluated on the way, branches and loops are decided, sequences
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from tvmbridge.frontend.index_limits import find_index_limits
 from tvmbridge.frontend.narrow_types import decode, encode, is_exact, rounded
 from tvmbridge.frontend.operator import (
     CARRIERS,
+    Missing,
     Operator,
     Tensor,
     Value,
@@ -27,6 +28,7 @@ from tvmbridge.frontend.operator import (
     numpy_type,
     static_shape,
 )
+from tvmbridge.frontend.sequence_values import element_name, kind_of
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
 from tvmbridge.frontend.trace.fold import fold
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
@@ -55,8 +57,8 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
         with builder.function("main", params=params):
             with builder.dataflow():
                 results = _trace_graph(builder, model, dict(zip(inputs, params, strict=True)))
-                outputs = tuple(map(_output_spec, graph.output, results))
-                exprs = [_stored(builder, tensor) for tensor in results]
+                outputs = tuple(_output_spec(entry, tensor) for entry, tensor in results)
+                exprs = [_stored(builder, tensor) for _, tensor in results]
                 made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
             builder.emit_func_output(made)
     except BaseException:
@@ -67,15 +69,18 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
 
 def _trace_graph(
     builder: relax.BlockBuilder, model: onnx.ModelProto, params: Mapping[TensorSpec, relax.Var]
-) -> list[Tensor]:
-    """The graph's outputs."""
+) -> list[tuple[onnx.ValueInfoProto, Tensor]]:
+    """The graph's outputs, each tensor of a sequence by itself."""
     tracer = _Tracer(builder, model.graph)
     scope = tracer.constants(model.graph)
     scope.update({spec.name: _input(builder, spec, param) for spec, param in params.items()})
     opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
     tracer.run(model.graph.node, scope, opsets)
     tracer.raise_refused()
-    return [_result(entry.name, scope) for entry in model.graph.output]
+    results = [result for entry in model.graph.output for result in _results(entry, scope)]
+    if not results:
+        raise ModelError("its outputs are empty sequences: nothing is left to compute")
+    return results
 
 
 def _stored(builder: relax.BlockBuilder, tensor: Tensor) -> relax.Expr:
@@ -111,12 +116,17 @@ def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> T
     return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
 
 
-def _result(name: str, scope: Mapping[str, Value]) -> Tensor:
-    value = scope.get(name)
-    if not isinstance(value, Tensor):
-        kind = "is made by no node" if value is None else "is no tensor but a sequence or an optional"
-        raise ModelError(f"output {name!r} {kind}", hint="export the model with tensors as outputs")
-    return value
+def _results(entry: onnx.ValueInfoProto, scope: Mapping[str, Value]) -> Iterator[tuple[onnx.ValueInfoProto, Tensor]]:
+    value = scope.get(entry.name)
+    spreads = kind_of(entry) in ("sequence", "optional")
+    if isinstance(value, Tensor) and not spreads:
+        yield entry, value
+        return
+    if value is None or isinstance(value, Missing) or not spreads:
+        kind = "is made by no node" if value is None else f"is no {kind_of(entry)} with a value"
+        raise ModelError(f"output {entry.name!r} {kind}", hint="export the model with tensors as outputs")
+    for position, item in enumerate((value,) if isinstance(value, Tensor) else value.items):
+        yield onnx.ValueInfoProto(name=element_name(entry.name, position)), item
 
 
 def _output_spec(entry: onnx.ValueInfoProto, tensor: Tensor) -> TensorSpec:
