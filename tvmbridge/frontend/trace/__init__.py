@@ -5,7 +5,7 @@ What is known is evaluated on the way, branches and loops are decided, sequences
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -30,13 +30,14 @@ from tvmbridge.frontend.operator import (
 )
 from tvmbridge.frontend.sequence_values import element_name, kind_of
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
-from tvmbridge.frontend.trace.fold import fold
+from tvmbridge.frontend.trace.fold import Folder
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
 
 _INDICES = frozenset({"int32", "int64", "uint32", "uint64", "int8", "uint8", "int16", "uint16"})
+_MOST_IN_BODIES = 50_000  # nodes of branches and loops, each counted as often as it is traced
 Scope = dict[str, Value]
 
 
@@ -147,7 +148,9 @@ class _Tracer:
         self._builder = builder
         self._refused: list[UnsupportedOperatorError] = []
         self._read = {entry.name for entry in graph.output}
-        _collect_reads(graph, self._read)
+        _collect_reads(graph.node, self._read)
+        self._folder = Folder(sum(len(tensor.raw_data) for tensor in graph.initializer))
+        self._in_bodies = 0  # nodes traced there so far
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
         """The graph's own initializers."""
@@ -229,8 +232,11 @@ class _Tracer:
             return (_constant(op),)
 
         def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
+            self._in_bodies += max(1, len(body.node))
+            if self._in_bodies > _MOST_IN_BODIES:
+                op.refuse(f"branches and loops would unroll into more than {_MOST_IN_BODIES} nodes")
             inner = {**scope, **self.constants(body), **given}
-            _collect_reads(body, self._read)
+            _collect_reads(body.node, self._read)
             self._read.update(entry.name for entry in body.output)
             self.run(body.node, inner, opsets)
             return [inner[entry.name] for entry in body.output]
@@ -238,7 +244,7 @@ class _Tracer:
         return (
             control_flow.resolve(op, walk)
             or sequences.resolve(op)
-            or fold(op, opsets)
+            or self._folder.fold(op, opsets)
             or self._converted(op, scope, opsets)
         )
 
@@ -281,9 +287,8 @@ class _Tracer:
         absent = set(body.input) - operands.keys()
         nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
-        self._read = {name for node in nodes for name in node.input} | {
-            name for name, used in zip(body.output, op.used, strict=False) if used
-        }
+        self._read = {name for name, used in zip(body.output, op.used, strict=False) if used}
+        _collect_reads(nodes, self._read)
         try:
             self.run(nodes, scope, opsets)
         finally:
@@ -338,8 +343,8 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
     return scope[name]
 
 
-def _collect_reads(graph: onnx.GraphProto, found: set[str]) -> None:
-    for node in graph.node:
+def _collect_reads(nodes: Iterable[onnx.NodeProto], found: set[str]) -> None:
+    for node in nodes:
         found.update(node.input)
         found.update(_reads_of_graphs(node))
 
@@ -350,7 +355,7 @@ def _reads_of_graphs(node: onnx.NodeProto) -> set[str]:
     for entry in node.attribute:
         for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
             found.update(result.name for result in body.output)
-            _collect_reads(body, found)
+            _collect_reads(body.node, found)
     return found
 
 
