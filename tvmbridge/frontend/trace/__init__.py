@@ -5,7 +5,7 @@ What is known is evaluated on the way, branches and loops are decided, sequences
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
 from tvmbridge.frontend.trace.fold import Folder
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
-from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, label, reads
 from tvmbridge.signature import ModelSignature, TensorSpec
 
 _INDICES = frozenset({"int32", "int64", "uint32", "uint64", "int8", "uint8", "int16", "uint16"})
@@ -148,7 +148,7 @@ class _Tracer:
         self._builder = builder
         self._refused: list[UnsupportedOperatorError] = []
         self._read = {entry.name for entry in graph.output}
-        _collect_reads(graph.node, self._read)
+        self._read.update(reads(graph.node))
         self._folder = Folder(sum(len(tensor.raw_data) for tensor in graph.initializer))
         self._in_bodies = 0  # nodes traced there so far
 
@@ -236,7 +236,7 @@ class _Tracer:
             if self._in_bodies > _MOST_IN_BODIES:
                 op.refuse(f"branches and loops would unroll into more than {_MOST_IN_BODIES} nodes")
             inner = {**scope, **self.constants(body), **given}
-            _collect_reads(body.node, self._read)
+            self._read.update(reads(body.node))
             self._read.update(entry.name for entry in body.output)
             self.run(body.node, inner, opsets)
             return [inner[entry.name] for entry in body.output]
@@ -281,14 +281,14 @@ class _Tracer:
         for entry in body.attribute_proto:
             given.setdefault(entry.name, entry)
         operands = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
-        scope = {name: outer[name] for name in _reads_of_graphs(op.node) if name in outer} | operands
+        scope = {name: outer[name] for name in reads([op.node]) - set(body.input) if name in outer} | operands
         named = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
         opsets = {**outer_opsets, **named}
         absent = set(body.input) - operands.keys()
         nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for name, used in zip(body.output, op.used, strict=False) if used}
-        _collect_reads(nodes, self._read)
+        self._read.update(reads(nodes))
         try:
             self.run(nodes, scope, opsets)
         finally:
@@ -341,22 +341,6 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
             return None
         raise ModelError(f"{node.op_type} {label(node)!r} reads {name!r}, which nothing makes")
     return scope[name]
-
-
-def _collect_reads(nodes: Iterable[onnx.NodeProto], found: set[str]) -> None:
-    for node in nodes:
-        found.update(node.input)
-        found.update(_reads_of_graphs(node))
-
-
-def _reads_of_graphs(node: onnx.NodeProto) -> set[str]:
-    """What the graphs among a node's attributes read, and give."""
-    found: set[str] = set()
-    for entry in node.attribute:
-        for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
-            found.update(result.name for result in body.output)
-            _collect_reads(body.node, found)
-    return found
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:
