@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import onnx
 
@@ -29,16 +29,6 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of the main graph and of every graph inside it."""
     for graph in graphs(model):
         yield from graph.node
-
-
-def reads(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """What nodes read, and what the graphs inside them read and give."""
-    nodes = list(nodes)
-    found = {name for node in nodes for name in node.input}
-    for graph in nested_graphs(nodes):
-        found.update(entry.name for entry in graph.output)
-        found.update(name for node in graph.node for name in node.input)
-    return found
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
