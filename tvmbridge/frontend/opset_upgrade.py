@@ -9,7 +9,7 @@ import onnx.version_converter
 
 from tvmbridge.errors import UnsupportedOperatorError, reason
 from tvmbridge.frontend.operators import describe, tvm_version
-from tvmbridge.frontend.walk import STANDARD_DOMAINS, nodes, opset
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes, opset
 
 _OLDEST_OPSET = 13
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,32 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from exc
         _logger.info("op-set %d kept: %s", version, reason(exc))
         return model
-    return upgraded if names == _interface(upgraded) else model
+    if names != _interface(upgraded):
+        return model
+    for graph in graphs(upgraded):
+        _flatten_hardmax(graph)
+    return upgraded
+
+
+def _flatten_hardmax(graph: onnx.GraphProto) -> None:
+    """Say in op-set 13 what a Hardmax meant before: all axes from `axis` on are one. onnx copies the node as it is."""
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "Hardmax" or node.domain not in STANDARD_DOMAINS:
+            written.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        flat, hot, shape = (f"{y}__{part}" for part in ("flat", "hot", "shape"))
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+        written += [
+            onnx.helper.make_node("Flatten", [x], [flat], axis=axis),
+            onnx.helper.make_node("Hardmax", [flat], [hot], node.name, axis=1),
+            onnx.helper.make_node("Shape", [x], [shape]),
+            onnx.helper.make_node("Reshape", [hot, shape], [y]),
+        ]
+    if len(written) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(written)
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:
