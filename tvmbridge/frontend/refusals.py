@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from tvmbridge.frontend.operator import Operator
 
 _Rule = Callable[[Operator], bool]
