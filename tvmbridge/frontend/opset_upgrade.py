@@ -8,10 +8,12 @@ import onnx
 import onnx.version_converter
 
 from tvmbridge.errors import UnsupportedOperatorError, reason
+from tvmbridge.frontend.operator import OLD_ROUNDING
 from tvmbridge.frontend.operators import describe, tvm_version
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, nodes, opset
 
 _OLDEST_OPSET = 13
+_NEW_RESIZE = 11
 _logger = logging.getLogger(__name__)
 
 
@@ -36,7 +38,19 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from exc
         _logger.info("op-set %d kept: %s", version, reason(exc))
         return model
-    return upgraded if names == _interface(upgraded) else model
+    if names != _interface(upgraded):
+        return model
+    if version < _NEW_RESIZE:
+        _keep_resizes(upgraded)
+    return upgraded
+
+
+def _keep_resizes(upgraded: onnx.ModelProto) -> None:
+    """Say where samples lay and how they were rounded before op-set 11: onnx leaves the new defaults in force."""
+    for node in nodes(upgraded):
+        if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", OLD_ROUNDING)):
+                node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:
