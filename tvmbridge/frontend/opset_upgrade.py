@@ -10,10 +10,10 @@ import onnx.version_converter
 from tvmbridge.errors import UnsupportedOperatorError, reason
 from tvmbridge.frontend.operator import OLD_ROUNDING
 from tvmbridge.frontend.operators import describe, tvm_version
-from tvmbridge.frontend.walk import STANDARD_DOMAINS, nodes, opset
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes, opset
 
 _OLDEST_OPSET = 13
-_NEW_RESIZE = 11
+_NEW_FORMS = 11  # of Resize and Pad
 _logger = logging.getLogger(__name__)
 
 
@@ -40,8 +40,9 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if names != _interface(upgraded):
         return model
-    if version < _NEW_RESIZE:
+    if version < _NEW_FORMS:
         _keep_resizes(upgraded)
+        _drop_zero_fillers(upgraded)
     return upgraded
 
 
@@ -51,6 +52,16 @@ def _keep_resizes(upgraded: onnx.ModelProto) -> None:
         if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
             for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", OLD_ROUNDING)):
                 node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
+    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded."""
+    for graph in graphs(upgraded):
+        values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+        for node in graph.node:
+            filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
+            if filler is not None and not onnx.numpy_helper.to_array(filler).any():
+                del node.input[2]
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:
