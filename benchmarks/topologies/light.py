@@ -89,4 +89,8 @@ def _draw_weights(
             normal(offset, 0, 0.1 * strength)
             normal(mean, 0, 0.1)
             weights[variance] = rng.uniform(0.75, 1.25, shapes[variance]).astype(np.float32)
+        elif node.op_type in ("Mul", "Add"):  # densenet121 and inception_v2 scale and shift the channels apart
+            maker = producer.get(node.input[1])
+            if maker is not None and maker.op_type == "Unsqueeze" and maker.input[0] in shapes:
+                normal(maker.input[0], 1 if node.op_type == "Mul" else 0, 0.1)
     return weights

@@ -13,6 +13,7 @@ from onnx import defs
 
 from tests.conformance.cases import Case
 from tests.conformance.ledger import Ledger
+from tvmbridge.frontend.contrib import CONTRIB_OPERATORS, DOMAIN
 
 OPERATORS_PATH = Path(__file__).parents[2] / "docs" / "operators.md"
 _REASONS = 3
@@ -35,6 +36,12 @@ This page is generated from the ledger by `python -m tests.conformance --update-
 
 | Operator | Op-sets | Cases | Status | What is missing |
 |---|---|---|---|---|
+"""
+_CONTRIB = """
+## ONNX Runtime's own operators
+
+Of the domain {domain} these are taken too, each as the standard nodes that it stands for
+(`tvmbridge/frontend/contrib/`); `tests/test_contrib.py` holds them against ONNX Runtime: {names}.
 """
 
 
@@ -65,7 +72,8 @@ def render_operators(ledger: Ledger, cases: Mapping[str, Case]) -> str:
                 reasons = row.blamed if _is_blamed(operator, entry.reason, len(versions)) else row.others
                 reasons[_shorten(entry.outcome, entry.reason)] += 1
     text = _INTRODUCTION.format(release=ledger.onnx, passed=len(cases) - len(ledger.entries), total=len(cases))
-    return text + "".join(_render_row(operator, rows[operator]) for operator in sorted(rows, key=str.lower))
+    text += "".join(_render_row(operator, rows[operator]) for operator in sorted(rows, key=str.lower))
+    return text + _CONTRIB.format(domain=DOMAIN, names=", ".join(CONTRIB_OPERATORS))
 
 
 def write_operators(ledger: Ledger, cases: Mapping[str, Case]) -> None:

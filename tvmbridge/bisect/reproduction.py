@@ -47,15 +47,18 @@ def write_reproduction(finding: Finding, folder: Path, command: str) -> None:
 def describe(finding: Finding) -> str:
     """The finding in words: which nodes, what they read, how far off."""
     names = [name_node(node, finding.part.model) for node in finding.part.nodes]
-    shown = names if len(names) <= 8 else [*names[:4], f"{len(names) - 7} more", *names[-3:]]
-    lines = [f"{', '.join(shown)}: {_SAID[finding.kind]}"]
-    lines += [f"  reads {spec}" for spec in finding.inputs]
+    lines = [f"{', '.join(_shorten(names))}: {_SAID[finding.kind]}"]
+    lines += [f"  reads {each}" for each in _shorten([str(spec) for spec in finding.inputs])]
     if finding.check.problem is not None:
         lines.append(f"  {finding.check.problem}")
     for output in finding.check.outputs:
         how = output.mismatch or f"{output.max_relative:.2e} relative, {output.max_absolute:.2e} absolute"
         lines.append(f"  {output.name}: {how}")
     return "\n".join(lines)
+
+
+def _shorten(names: list[str]) -> list[str]:
+    return names if len(names) <= 8 else [*names[:4], f"{len(names) - 7} more", *names[-3:]]
 
 
 def name_node(node: onnx.NodeProto, model: onnx.ModelProto) -> str:

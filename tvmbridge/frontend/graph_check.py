@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from tvmbridge.errors import ModelError, ModelFileError, reason
+from tvmbridge.frontend.sizes import check_expansion
 from tvmbridge.frontend.tensor_bytes import check_tensor_bytes
 from tvmbridge.frontend.walk import graphs, nested_graphs, opset
 
@@ -44,6 +45,7 @@ def check_graph(model: onnx.ModelProto, name: str) -> None:
     finally:
         for tensor in shapeless:
             tensor.ClearField("shape")
+    check_expansion(model, name)
 
 
 def _check_versions(model: onnx.ModelProto, name: str) -> None:

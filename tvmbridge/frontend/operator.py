@@ -159,14 +159,19 @@ class Operator:
         """
         if not self.has(position):
             return None
-        tensor = self.tensor(position)
-        if tensor.array is None:
-            raise UnboundValueError(
-                f"{self.op_type} {self.name!r}: {what} must be known when the model is built, and the run computes"
-                f" them from {', '.join(map(repr, sorted(tensor.inputs)))}",
-                inputs=tuple(sorted(tensor.inputs)),
-            )
-        return tensor.array
+        array = self.tensor(position).array
+        if array is None:
+            self.refuse_unbound(position, what)
+        return array
+
+    def refuse_unbound(self, position: int, what: str) -> NoReturn:
+        """Raise UnboundValueError: an operand that had to be known is computed at run time. what: as for `known`."""
+        inputs = tuple(sorted(self.tensor(position).inputs))
+        raise UnboundValueError(
+            f"{self.op_type} {self.name!r}: {what} must be known when the model is built, and the run computes"
+            f" them from {', '.join(map(repr, inputs))}",
+            inputs=inputs,
+        )
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute, given or by the schema's default; `default` where it has neither."""

@@ -18,20 +18,7 @@ _TRACED = frozenset(
         *("Optional", "OptionalGetElement", "OptionalHasElement"),
     }
 )
-# TVM looks converters up by name alone. These it means as ONNX Runtime's operators …
-_CONTRIB = frozenset(
-    {
-        "Attention",
-        "BiasGelu",
-        "EmbedLayerNormalization",
-        "FastGelu",
-        "Gelu",
-        "MatMulInteger16",
-        "SkipLayerNormalization",
-    }
-)
-_CONTRIB_DOMAIN = "com.microsoft"
-_CONTRIB_ONLY = frozenset({"Attention"})  # … and this one not as the standard operator of the same name
+_CONTRIB_ONLY = frozenset({"Attention"})  # what TVM means by it is ONNX Runtime's operator of that name
 
 
 def check_operators(model: onnx.ModelProto) -> None:
@@ -81,6 +68,7 @@ def _is_foreign(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 
 
 def _has_converter(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    from tvmbridge.frontend.contrib import has_contrib
     from tvmbridge.frontend.converters import find_converter
 
     domain = "" if node.domain in STANDARD_DOMAINS else node.domain
@@ -91,13 +79,11 @@ def _has_converter(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
         return True
     if find_converter(node.op_type, domain) is not None or tvm_takes(node.op_type, domain):
         return True
-    return has_body(node.op_type, domain, version)
+    return has_contrib(node.op_type, domain) or has_body(node.op_type, domain, version)
 
 
 def tvm_takes(op_type: str, domain: str) -> bool:
-    """Whether TVM has a converter for the operator, and means by it what ONNX or ONNX Runtime does."""
-    if domain == _CONTRIB_DOMAIN:
-        return op_type in _CONTRIB
+    """Whether TVM has a converter for the operator, and means by it what ONNX does."""
     return not domain and op_type not in _CONTRIB_ONLY and op_type in _converters()
 
 

@@ -20,8 +20,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     from onnxscript import optimizer  # a second to import: only when a model is there to simplify
 
-    if any(_trains(node) for node in nodes(model)):
-        return model  # the rules that fold batch norms do not look at their mode
+    if any(_is_misread(node) for node in nodes(model)):
+        return model
     names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
     try:
         with np.errstate(all="ignore"):  # weights that overflow do so in every program
@@ -35,7 +35,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     return simplified
 
 
-def _trains(node: onnx.NodeProto) -> bool:
+def _is_misread(node: onnx.NodeProto) -> bool:
+    """Whether a rule of the optimizer drops an attribute: a batch norm's mode, how a CastLike rounds."""
+    if node.op_type == "CastLike":
+        return any(entry.name in ("saturate", "round_mode") for entry in node.attribute)
     return node.op_type == "BatchNormalization" and (
         any(entry.name == "training_mode" and entry.i for entry in node.attribute) or any(node.output[1:])
     )

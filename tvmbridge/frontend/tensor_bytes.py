@@ -18,6 +18,10 @@ _BITS = {
 }
 
 
+_VALUES_IN_ONE = {2: 4, 4: 2}  # elements of so many bits that one value of the typed fields holds
+_COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+
+
 def tensor_size_bytes(tensor: onnx.TensorProto, source: str) -> int:
     """Bytes that the elements of `tensor` take when stored raw; ModelFileError where its shape or type is no such."""
     if any(axis < 0 for axis in tensor.dims):
@@ -32,13 +36,24 @@ def tensor_size_bytes(tensor: onnx.TensorProto, source: str) -> int:
 
 
 def check_tensor_bytes(model: onnx.ModelProto, source: str) -> None:
-    """Refuse a model with a raw tensor whose bytes do not match its shape and type."""
+    """Refuse a model with a tensor whose bytes, or values, do not match its shape and type."""
     for tensor in tensors(model):
         if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
             continue
-        expected = tensor_size_bytes(tensor, source)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != expected:
+        expected, unit = tensor_size_bytes(tensor, source), "bytes"
+        if tensor.HasField("raw_data"):
+            held = len(tensor.raw_data)
+        else:
+            expected, unit = _values(tensor), "values"
+            held = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        if held != expected:
             raise ModelFileError(
-                f"{source}: tensor {tensor.name!r} holds {len(tensor.raw_data)} bytes instead of {expected}",
+                f"{source}: tensor {tensor.name!r} holds {held} {unit} instead of {expected}",
                 hint="the file is damaged: export or download it again",
             )
+
+
+def _values(tensor: onnx.TensorProto) -> int:
+    """How many values of its typed field a tensor takes."""
+    elements = math.prod(tensor.dims) * (2 if tensor.data_type in _COMPLEX else 1)
+    return -(-elements // _VALUES_IN_ONE.get(_BITS.get(tensor.data_type, 8), 1))

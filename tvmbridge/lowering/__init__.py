@@ -21,6 +21,7 @@ from tvmbridge.lowering.fold_constants import fold_constants
 from tvmbridge.lowering.legalize import legalize
 from tvmbridge.lowering.narrow import narrow
 from tvmbridge.lowering.normalisations import normalisations
+from tvmbridge.lowering.safe_divisions import safe_divisions
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.lowering.wide_sums import wide_sums
@@ -72,6 +73,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             bounded_fusion,
             passes.FuseOps(),
             passes.FuseTIR(),
+            safe_divisions,
             passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]

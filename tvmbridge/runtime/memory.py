@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import tvm_ffi
 
-from tvmbridge.bundle.dtypes import numpy_dtype
+from tvmbridge.bundle.dtypes import numpy_dtype, storage
 from tvmbridge.runtime.tensors import (
     Array,
     allocate_aligned,
@@ -18,6 +18,7 @@ from tvmbridge.runtime.tensors import (
     is_lendable,
     lend_array,
     require_shape,
+    to_bits,
 )
 from tvmbridge.signature import ModelSignature, TensorSpec
 
@@ -45,6 +46,7 @@ class HostMemory:
 
     def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:
         """The array's own memory where TVM may read it, else this input's buffer."""
+        array = to_bits(array)
         if is_lendable(array):
             return lend_array(array)
         if index not in self._buffers:
@@ -66,7 +68,9 @@ class DeviceMemory:
     """A device's memory: every input and output is copied."""
 
     def __init__(self, signature: ModelSignature, device: tuple[int, int]) -> None:
-        self._tensors = [allocate_on_device(_fixed_shape(spec), spec.dtype, device) for spec in signature.inputs]
+        self._tensors = [
+            allocate_on_device(_fixed_shape(spec), storage(spec.dtype), device) for spec in signature.inputs
+        ]
         self._output_dtypes = [numpy_dtype(spec.dtype) for spec in signature.outputs]
 
     def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:

@@ -22,6 +22,11 @@ def allocate_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return room[start : start + size_bytes].view(dtype).reshape(shape)
 
 
+def to_bits(array: Array) -> Array:
+    """The same memory, of unsigned numbers where NumPy alone lacks the dtype: compiled code takes such inputs so."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"uint{8 * array.dtype.itemsize}")
+
+
 def is_lendable(array: Array) -> bool:
     """Whether TVM may read this memory itself: row-major and aligned."""
     interface = array.__array_interface__
@@ -46,13 +51,15 @@ def _writable_alias(array: Array) -> Array:
 
 
 def copy_to_array(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
-    """A new array with the elements of a CPU tensor of that dtype."""
+    """A new array with the elements of a CPU tensor of that dtype, or of its bits."""
     return _view(tensor, dtype).copy()
 
 
 def copy_into_array(tensor: tvm_ffi.Tensor, array: Array) -> None:
-    """Write the elements of a CPU tensor of the array's dtype to it, however it lies in memory; InputError where the
-    shapes differ."""
+    """Write the elements of a CPU tensor of the array's dtype, or of its bits, to it, however it lies in memory.
+
+    Raises InputError where the shapes differ.
+    """
     require_shape(tensor, array)
     np.copyto(array, _view(tensor, array.dtype), casting="no")
 

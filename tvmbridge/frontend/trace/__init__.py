@@ -5,7 +5,7 @@ What is known is evaluated on the way, branches and loops are decided, sequences
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from tvmbridge.frontend.index_limits import find_index_limits
 from tvmbridge.frontend.narrow_types import decode, encode, is_exact, rounded
 from tvmbridge.frontend.operator import (
     CARRIERS,
+    Missing,
     Operator,
     Tensor,
     Value,
@@ -27,9 +28,10 @@ from tvmbridge.frontend.operator import (
     numpy_type,
     static_shape,
 )
+from tvmbridge.frontend.sequence_values import element_name, kind_of
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
 from tvmbridge.frontend.trace.fold import fold
-from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body
+from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -55,8 +57,8 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
         with builder.function("main", params=params):
             with builder.dataflow():
                 results = _trace_graph(builder, model, dict(zip(inputs, params, strict=True)))
-                outputs = tuple(map(_output_spec, graph.output, results))
-                exprs = [_stored(builder, tensor) for tensor in results]
+                outputs = tuple(_output_spec(entry, tensor) for entry, tensor in results)
+                exprs = [_stored(builder, tensor) for _, tensor in results]
                 made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
             builder.emit_func_output(made)
     except BaseException:
@@ -67,15 +69,18 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
 
 def _trace_graph(
     builder: relax.BlockBuilder, model: onnx.ModelProto, params: Mapping[TensorSpec, relax.Var]
-) -> list[Tensor]:
-    """The graph's outputs."""
+) -> list[tuple[onnx.ValueInfoProto, Tensor]]:
+    """The graph's outputs, each tensor of a sequence by itself."""
     tracer = _Tracer(builder, model.graph)
     scope = tracer.constants(model.graph)
     scope.update({spec.name: _input(builder, spec, param) for spec, param in params.items()})
     opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
     tracer.run(model.graph.node, scope, opsets)
     tracer.raise_refused()
-    return [_result(entry.name, scope) for entry in model.graph.output]
+    results = [result for entry in model.graph.output for result in _results(entry, scope)]
+    if not results:
+        raise ModelError("its outputs are empty sequences: nothing is left to compute")
+    return results
 
 
 def _stored(builder: relax.BlockBuilder, tensor: Tensor) -> relax.Expr:
@@ -111,12 +116,17 @@ def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> T
     return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
 
 
-def _result(name: str, scope: Mapping[str, Value]) -> Tensor:
-    value = scope.get(name)
-    if not isinstance(value, Tensor):
-        kind = "is made by no node" if value is None else "is no tensor but a sequence or an optional"
-        raise ModelError(f"output {name!r} {kind}", hint="export the model with tensors as outputs")
-    return value
+def _results(entry: onnx.ValueInfoProto, scope: Mapping[str, Value]) -> Iterator[tuple[onnx.ValueInfoProto, Tensor]]:
+    value = scope.get(entry.name)
+    spreads = kind_of(entry) in ("sequence", "optional")
+    if isinstance(value, Tensor) and not spreads:
+        yield entry, value
+        return
+    if value is None or isinstance(value, Missing) or not spreads:
+        kind = "is made by no node" if value is None else f"is no {kind_of(entry)} with a value"
+        raise ModelError(f"output {entry.name!r} {kind}", hint="export the model with tensors as outputs")
+    for position, item in enumerate((value,) if isinstance(value, Tensor) else value.items):
+        yield onnx.ValueInfoProto(name=element_name(entry.name, position)), item
 
 
 def _output_spec(entry: onnx.ValueInfoProto, tensor: Tensor) -> TensorSpec:
@@ -165,13 +175,23 @@ class _Tracer:
     def _trace(self, node: onnx.NodeProto, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         op = self._operator(node, scope, opsets)
         try:
-            return self._values(op, scope, opsets)
+            return self._guarded(op, scope, opsets)
         except UnsupportedOperatorError as exc:
             self._refused.append(exc)
             stand_ins = self._stand_ins(op)
             if stand_ins is None:
                 self.raise_refused()
             return stand_ins or ()
+
+    def _guarded(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
+        try:
+            return self._values(op, scope, opsets)
+        except (ModelError, KeyboardInterrupt):
+            raise
+        except Exception as exc:  # what TVM's operators and NumPy raise where a rule did not foresee the model
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
+            op.refuse(f"the import fails on it: {reason(exc)}")
 
     def _stand_ins(self, op: Operator) -> list[Value | None] | None:
         """Zeros of the right types, so that the trace goes on and finds all that is refused."""
@@ -215,18 +235,16 @@ class _Tracer:
             self.run(body.node, inner, opsets)
             return [inner[entry.name] for entry in body.output]
 
-        return control_flow.resolve(op, walk) or sequences.resolve(op) or fold(op, opsets) or self._converted(op)
+        return (
+            control_flow.resolve(op, walk)
+            or sequences.resolve(op)
+            or fold(op, opsets)
+            or self._converted(op, scope, opsets)
+        )
 
-    def _converted(self, op: Operator) -> Sequence[Value | None]:
+    def _converted(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
-        try:
-            made = converter(op) if converter is not None else None
-        except (ModelError, KeyboardInterrupt):
-            raise
-        except Exception as exc:  # TVM's operators refuse in many kinds what a converter did not foresee
-            if is_interrupt(exc):
-                raise KeyboardInterrupt from exc
-            op.refuse(f"the import fails on it: {reason(exc)}")
+        made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
         if made is None:
             try:
@@ -236,24 +254,32 @@ class _Tracer:
         if made is not None:
             exprs = [made] if isinstance(made, relax.Expr) else list(made)
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
-        body = find_body(op) if onnx.defs.has(op.op_type, op.opset, op.domain) else None
+        body = find_body(op)
         if body is not None:
-            return self._body(op, body)
+            return self._body(op, body, scope, opsets)
         if refusal is not None:
             raise refusal
         op.refuse("it has no converter")
 
-    def _body(self, op: Operator, body: onnx.FunctionProto) -> list[Value | None]:
-        """The results of the nodes that ONNX defines the operator by."""
+    def _body(
+        self, op: Operator, body: onnx.FunctionProto, outer: Scope, outer_opsets: dict[str, int]
+    ) -> list[Value | None]:
+        """The results of the nodes that ONNX defines the operator by, with the graphs among its attributes in them.
+
+        outer: what those graphs may read. outer_opsets: of domains whose version the body does not name.
+        """
         given = {entry.name: entry for entry in op.node.attribute}
         for name, value in op.attributes.items():
             if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
                 given[name] = _attribute_proto(name, value, op)
         for entry in body.attribute_proto:
             given.setdefault(entry.name, entry)
-        scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
-        opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        nodes = [bind_attributes(node, given) for node in body.node]
+        operands = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
+        scope = {name: outer[name] for name in _reads_of_graphs(op.node) if name in outer} | operands
+        named = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
+        opsets = {**outer_opsets, **named}
+        absent = set(body.input) - operands.keys()
+        nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for node in nodes for name in node.input} | {
             name for name, used in zip(body.output, op.used, strict=False) if used
@@ -315,10 +341,17 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
 def _collect_reads(graph: onnx.GraphProto, found: set[str]) -> None:
     for node in graph.node:
         found.update(node.input)
-        for entry in node.attribute:
-            for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
-                found.update(result.name for result in body.output)
-                _collect_reads(body, found)
+        found.update(_reads_of_graphs(node))
+
+
+def _reads_of_graphs(node: onnx.NodeProto) -> set[str]:
+    """What the graphs among a node's attributes read, and give."""
+    found: set[str] = set()
+    for entry in node.attribute:
+        for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
+            found.update(result.name for result in body.output)
+            _collect_reads(body, found)
+    return found
 
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:

@@ -5,7 +5,7 @@ Where only the run knows the condition of an If, both branches are computed and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx
 from tvm import relax
 
 from tvmbridge.errors import ModelError
-from tvmbridge.frontend.operator import Operator, Tensor, Value
+from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, known_arrays
 
 _MOST_NODES = 20_000  # that a loop may unroll into
 
@@ -45,12 +45,18 @@ def _branch(op: Operator, walk: Walk) -> list[Value]:
 
 def _choose(op: Operator, condition: relax.Expr, left: Value, right: Value) -> Value:
     """One of two values at run time; where they are unlike, the condition would have to be known."""
-    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
-        op.known(0, "its condition, of which a sequence depends,")
-    if left.shape != right.shape or left.dtype != right.dtype:
-        op.known(0, "its condition, of which a shape depends,")
-    chosen = op.emit(relax.op.where(condition, left.expr, right.expr))
-    return Tensor(chosen, left.dtype, inputs=left.inputs | right.inputs | op.tensor(0).inputs)
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        if left.shape == right.shape and left.dtype == right.dtype:
+            chosen = op.emit(relax.op.where(condition, left.expr, right.expr))
+            return Tensor(chosen, left.dtype, inputs=left.inputs | right.inputs | op.tensor(0).inputs)
+    elif isinstance(left, TensorSequence) and isinstance(right, TensorSequence):
+        if len(left.items) == len(right.items):
+            pairs = zip(left.items, right.items, strict=True)
+            chosen_items = tuple(_tensor(op, _choose(op, condition, *pair)) for pair in pairs)
+            return TensorSequence(chosen_items, left.dtype)
+    elif isinstance(left, Missing) and isinstance(right, Missing):
+        return left
+    op.refuse_unbound(0, "its condition, of which types or shapes depend,")
 
 
 def _loop(op: Operator, walk: Walk) -> list[Value]:
@@ -60,21 +66,16 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
     trips = None if most is None else int(most.reshape(-1)[0])
     go_on = op.known(1, "its condition")
     running = True if go_on is None else bool(go_on.reshape(-1)[0])
-    carried = list(op.operands[2:])
+    carried = _given(op, op.operands[2:])
     stacked: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     iteration = 0
     while running and (trips is None or iteration < trips):
         if (iteration + 1) * len(body.node) > _MOST_NODES:
             op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
         names = [entry.name for entry in body.input]
-        values: list[Value | None] = [
-            Tensor.known(np.array(iteration, np.int64)),
-            Tensor.known(np.array(True)),
-            *carried,
-        ]
-        given = {name: value for name, value in zip(names, values, strict=False) if value is not None}
-        condition, *made = walk(body, given)
-        carried = list(made[: len(carried)])
+        values = [Tensor.known(np.array(iteration, np.int64)), Tensor.known(np.array(True)), *carried]
+        condition, *made = walk(body, dict(zip(names, values, strict=False)))
+        carried = made[: len(carried)]
         for results, value in zip(stacked, made[len(carried) :], strict=True):
             results.append(_tensor(op, value))
         iteration += 1
@@ -88,6 +89,14 @@ def _known_condition(op: Operator, condition: Value) -> bool:
     return bool(condition.array.reshape(-1)[0])
 
 
+def _given(op: Operator, values: Sequence[Value | None]) -> list[Value]:
+    """States before the first iteration, none of which may be absent."""
+    given = [value for value in values if value is not None]
+    if len(given) != len(values):
+        raise ModelError(f"{op.op_type} {op.name!r}: one of its states has no value before the first iteration")
+    return given
+
+
 def _tensor(op: Operator, value: Value) -> Tensor:
     if not isinstance(value, Tensor):
         op.refuse("it collects sequences")
@@ -99,8 +108,9 @@ def _stack(op: Operator, parts: list[Tensor], position: int, axis: int = 0) -> T
         return Tensor.known(np.empty((0, *op.result_shape(position)[1:]), op.result_type(position)))
     if any(part.shape != parts[0].shape for part in parts):
         op.refuse("what its iterations give differs in shape")
-    if all(part.array is not None for part in parts):
-        return Tensor.known(np.stack([part.array for part in parts], axis))
+    arrays = known_arrays(parts)
+    if arrays is not None:
+        return Tensor.known(np.stack(arrays, axis))
     rows = [op.emit(relax.op.expand_dims(part.expr, axis)) for part in parts]
     joined = rows[0] if len(rows) == 1 else op.emit(relax.op.concat(rows, axis))
     return Tensor(joined, parts[0].dtype, inputs=frozenset().union(*(part.inputs for part in parts)))
@@ -124,8 +134,8 @@ def _scan(op: Operator, walk: Walk) -> list[Value]:
     axes = [axis % len(op.shape(states + k)) for k, axis in enumerate(op.attribute("scan_input_axes") or [0] * scanned)]
     backward = op.attribute("scan_input_directions") or [0] * scanned
     tensors = [op.tensor(states + k) for k in range(scanned)]
-    made = _scan_one(op, walk, body, list(op.operands[:states]), tensors, axes, backward)
-    results: list[Value] = list(made[0])
+    made = _scan_one(op, walk, body, _given(op, op.operands[:states]), tensors, axes, backward)
+    results = made[0]
     out_axes = op.attribute("scan_output_axes") or [0] * outputs
     out_backward = op.attribute("scan_output_directions") or [0] * outputs
     for k, parts in enumerate(made[1]):
@@ -139,11 +149,11 @@ def _scan_one(
     op: Operator,
     walk: Walk,
     body: onnx.GraphProto,
-    states: list[Value | None],
+    states: list[Value],
     tensors: list[Tensor],
     axes: list[int],
     backward: list[int],
-) -> tuple[list[Value | None], list[list[Tensor]]]:
+) -> tuple[list[Value], list[list[Tensor]]]:
     trips = {tensor.shape[axis] for tensor, axis in zip(tensors, axes, strict=True)}
     if len(trips) != 1:
         raise ModelError(f"Scan {op.name!r}: its inputs are of different lengths: {sorted(trips)}")
@@ -157,9 +167,8 @@ def _scan_one(
             _slice(op, tensor, axis, count - 1 - step if back else step)
             for tensor, axis, back in zip(tensors, axes, backward, strict=True)
         ]
-        given = {name: value for name, value in zip(names, [*states, *parts], strict=True) if value is not None}
-        made = walk(body, given)
-        states = list(made[: len(states)])
+        made = walk(body, dict(zip(names, [*states, *parts], strict=True)))
+        states = made[: len(states)]
         for results, value in zip(collected, made[len(states) :], strict=True):
             results.append(_tensor(op, value))
     return states, collected
@@ -178,5 +187,5 @@ def _batched_scan(op: Operator, walk: Walk) -> list[Value]:
         parts = [_slice(op, operand, 0, sample) for operand in operands]
         last, collected = _scan_one(op, walk, body, list(parts[:states]), parts[states:], [0] * scanned, backward)
         rows = [_stack(op, results, states + k) for k, results in enumerate(collected)]
-        samples.append([*(_tensor(op, state) for state in last if state is not None), *rows])
+        samples.append([*(_tensor(op, state) for state in last), *rows])
     return [_stack(op, list(parts), position) for position, parts in enumerate(zip(*samples, strict=True))]

@@ -1,15 +1,19 @@
-"""The nodes that ONNX defines an operator by, where its schema has a function body."""
+"""The nodes that an operator stands for: ONNX Runtime's own by ours, others where their schema has a function body."""
 
 from __future__ import annotations
 
 import onnx
 
+from tvmbridge.frontend.contrib import find_contrib
 from tvmbridge.frontend.operator import Operator
 from tvmbridge.frontend.trace.inference import value_type
 
 
 def find_body(op: Operator) -> onnx.FunctionProto | None:
     """The function body of an operator, of the newest form that its op-set allows; None where it has none."""
+    contrib = find_contrib(op)
+    if contrib is not None or not onnx.defs.has(op.op_type, op.opset, op.domain):
+        return contrib
     schema = onnx.defs.get_schema(op.op_type, op.opset, op.domain)
     if schema.has_context_dependent_function:
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= op.opset]
@@ -47,4 +51,15 @@ def bind_attributes(node: onnx.NodeProto, attributes: dict[str, onnx.AttributePr
             inner = [bind_attributes(part, attributes) for part in graph.node]
             del graph.node[:]
             graph.node.extend(inner)
+    return bound
+
+
+def without_absent(node: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:
+    """The node with the inputs that the function was not given left out."""
+    if absent.isdisjoint(node.input):
+        return node
+    bound = onnx.NodeProto()
+    bound.CopyFrom(node)
+    del bound.input[:]
+    bound.input.extend("" if name in absent else name for name in node.input)
     return bound
