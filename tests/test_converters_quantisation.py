@@ -236,6 +236,23 @@ def test_a_quantised_convolution_is_exact_by_channel(spatial: tuple[int, ...]) -
     assert_as(by_onnx_runtime(graph, operands), graph, operands, steps=1)
 
 
+@pytest.mark.parametrize(("channels", "dtype"), [(19, "float32"), (150, "int32")])
+def test_known_weights_tell_whether_float32_holds_the_sums(channels: int, dtype: str) -> None:
+    """Of the largest operands there are, so that a sum that float32 does not hold would be seen."""
+    weights = {
+        **{"xs": np.array(1, "f4"), "xz": np.array(0, "u1"), "w": np.full((2, channels, 3, 3), 127, "i1")},
+        **{"ws": np.ones(2, "f4"), "wz": np.zeros(2, "i1"), "ys": np.array(1, "f4"), "yz": np.array(0, "u1")},
+        "b": np.array([-channels * 9 * 255 * 127 + 100, 7], "i4"),
+    }
+    node = helper.make_node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"])
+    shape = (1, channels, 3, 3)
+    graph = model([node], [value("x", shape, TensorProto.UINT8)], [value("y", None, TensorProto.UINT8)], weights)
+    (convolution,) = [line for line in import_onnx(graph).module.script().splitlines() if "conv2d" in line]
+    assert dtype in convolution
+    (output,) = backend.run_model(graph, [np.full(shape, 255, "u1")])
+    assert output.ravel().tolist() == [100, 255]
+
+
 def test_an_integer_convolution_is_exact_by_channel() -> None:
     operands = {"x": integers((2, 3, 7, 9), "uint8", 1), "w": integers((5, 3, 3, 2), "uint8", 2)}
     operands |= {"xz": np.array(128, np.uint8), "wz": integers((5,), "uint8", 3)}

@@ -1,4 +1,4 @@
-"""Quantised tensors: to them and back, and products of them, which are exact sums of int32.
+"""Quantised tensors: to them and back, and products of them, which are exact sums.
 
 What follows a product of integers is written as plain operators, so that it fuses with the product.
 """
@@ -127,11 +127,11 @@ def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]
     return _saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
 
 
-def _centred(op: Operator, x: relax.Expr, zero: relax.Expr | None) -> relax.Expr:
-    """A quantised tensor less its zero point, of integers in int32, of float8 in float32."""
-    dtype = "float32" if str(x.ty.dtype).startswith("float") else "int32"
+def _centred(op: Operator, x: relax.Expr, zero: relax.Expr | None, dtype: str = "int32") -> relax.Expr:
+    """A quantised tensor less its zero point, of integers in int32 or `dtype`, of float8 in float32."""
+    dtype = "float32" if str(x.ty.dtype).startswith("float") else dtype
     x = _cast(op, x, dtype)
-    return x if zero is None else op.emit(relax.op.subtract(x, _cast(op, zero, dtype)))
+    return x if zero is None else _calculated(op, "subtract", x, _cast(op, zero, dtype))
 
 
 def _by_row(op: Operator, position: int) -> relax.Expr | None:
@@ -191,12 +191,28 @@ def _qlinear_matmul(op: Operator) -> relax.Expr:
     return _requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
 
 
+def _sums_in(op: Operator) -> str:
+    """The dtype in which QLinearConv adds up: float32 where that holds every sum, since its kernels are the fast ones.
+
+    Known weights tell how far a sum can go. A kernel that computes in another order than the definition's (Winograd)
+    rounds a little all the same, by far less than a step of the result.
+    """
+    weight, zero, bias = op.constant(3), op.constant(5), op.constant(8)
+    if weight is None or zero is None or (bias is None and op.has(8)):
+        return "int32"
+    points = zero.astype(np.int64).reshape((-1, *(1,) * (weight.ndim - 1)))
+    furthest = 255 * int(np.abs(weight - points).reshape(len(weight), -1).sum(1).max())
+    return (
+        "float32" if furthest + (0 if bias is None else int(np.abs(bias.astype(np.int64)).max())) < 2**24 else "int32"
+    )
+
+
 def _qlinear_conv(op: Operator) -> relax.Expr:
-    rank = len(op.shape(0))
-    x, weight = _centred(op, op.input(0), _scalar(op, 2)), _centred(op, op.input(3), _by_channel(op, 5, rank))
-    sums = convolve(op, x, weight)
+    rank, dtype = len(op.shape(0)), _sums_in(op)
+    weight = _centred(op, op.input(3), _by_channel(op, 5, rank), dtype)
+    sums = convolve(op, _centred(op, op.input(0), _scalar(op, 2), dtype), weight)
     if op.has(8):
-        sums = add_bias(op, sums, op.input(8))
+        sums = add_bias(op, sums, _cast(op, op.input(8), dtype))
     scales = _scalar(op, 1), _by_channel(op, 4, rank - 1), _scalar(op, 6)
     zero = _scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
