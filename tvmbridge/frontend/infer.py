@@ -6,6 +6,7 @@ import onnx
 import onnx.shape_inference
 
 from tvmbridge.errors import ModelError, reason
+from tvmbridge.frontend.attribute_limits import check_attributes
 from tvmbridge.frontend.sizes import check_sizes, follows_values
 from tvmbridge.frontend.walk import nodes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
@@ -18,6 +19,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     two models with weights would be one too many in memory. Raises ModelError where the shapes contradict each other,
     or a tensor would be absurdly large.
     """
+    check_attributes(nodes(model))
     weights = detach_weights(model)
     _spell_out_defaults(model)
     try:

@@ -16,6 +16,7 @@ from tvmbridge.errors import ModelError
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, known_arrays
 
 _MOST_NODES = 20_000  # that a loop may unroll into
+MOST_KNOWN_BYTES = 1 << 24  # beyond it, known tensors are put together by the run
 
 
 class Walk(Protocol):
@@ -70,7 +71,7 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
     stacked: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     iteration = 0
     while running and (trips is None or iteration < trips):
-        if (iteration + 1) * len(body.node) > _MOST_NODES:
+        if (iteration + 1) * max(1, len(body.node)) > _MOST_NODES:
             op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
         names = [entry.name for entry in body.input]
         values = [Tensor.known(np.array(iteration, np.int64)), Tensor.known(np.array(True)), *carried]
@@ -109,7 +110,7 @@ def _stack(op: Operator, parts: list[Tensor], position: int, axis: int = 0) -> T
     if any(part.shape != parts[0].shape for part in parts):
         op.refuse("what its iterations give differs in shape")
     arrays = known_arrays(parts)
-    if arrays is not None:
+    if arrays is not None and sum(array.nbytes for array in arrays) <= MOST_KNOWN_BYTES:
         return Tensor.known(np.stack(arrays, axis))
     rows = [op.emit(relax.op.expand_dims(part.expr, axis)) for part in parts]
     joined = rows[0] if len(rows) == 1 else op.emit(relax.op.concat(rows, axis))
@@ -158,7 +159,7 @@ def _scan_one(
     if len(trips) != 1:
         raise ModelError(f"Scan {op.name!r}: its inputs are of different lengths: {sorted(trips)}")
     (count,) = trips
-    if count * len(body.node) > _MOST_NODES:
+    if count * max(1, len(body.node)) > _MOST_NODES:
         op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
     names = [entry.name for entry in body.input]
     collected: list[list[Tensor]] = [[] for _ in range(len(body.output) - len(states))]

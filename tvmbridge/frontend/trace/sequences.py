@@ -9,6 +9,7 @@ from onnx import TensorProto
 from tvm import relax
 
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, element_type, known_arrays
+from tvmbridge.frontend.trace.control_flow import MOST_KNOWN_BYTES
 
 
 def resolve(op: Operator) -> tuple[Value, ...] | None:
@@ -69,7 +70,7 @@ def _concatenate(op: Operator) -> Value:
     items, axis = _sequence(op).items, op.attribute("axis")
     inputs = frozenset().union(*(item.inputs for item in items))
     arrays = known_arrays(items)
-    if arrays is not None:
+    if arrays is not None and sum(array.nbytes for array in arrays) <= MOST_KNOWN_BYTES:
         joined = np.stack(arrays, axis) if op.attribute("new_axis", 0) else np.concatenate(arrays, axis)
         return Tensor.known(joined)
     exprs = [item.expr for item in items]
