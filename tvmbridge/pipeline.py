@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvmbridge.bundle import BuiltVariant, ModelFacts, write_bundle
+from tvmbridge.bundle import BuiltVariant, ModelFacts, describe_values, write_bundle
 from tvmbridge.codegen import KernelPlan, build_variant
 from tvmbridge.codegen.cuda import require_nvcc
 from tvmbridge.codegen.link import find_linker
@@ -143,7 +143,7 @@ def build(
                 outcome = TargetOutcome(target, 0.0, error=unexpected)
             outcomes.append(dataclasses.replace(outcome, seconds=time.monotonic() - started))
             work.say(BuildEvent(target.name, "done", outcome=outcomes[-1]))
-        facts = ModelFacts(model.name, model.sha256, model.opset)
+        facts = ModelFacts(model.name, model.sha256, model.opset, describe_values(model.values))
         variants = [outcome.variant for outcome in outcomes if outcome.variant is not None]
         if variants:
             work.say(BuildEvent("", "write"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tvmbridge.bundle.bound import BoundValue, describe_values, read_values
 from tvmbridge.bundle.manifest import (
     Accuracy,
     Manifest,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy",
+    "BoundValue",
     "BuiltVariant",
     "Bundle",
     "Manifest",
@@ -36,8 +38,10 @@ __all__ = [
     "Requires",
     "VariantEntry",
     "WeightEntry",
+    "describe_values",
     "make_key",
     "open_bundle",
+    "read_values",
     "sign_bundle",
     "verify_signature",
     "write_bundle",

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from tvmbridge.bundle.bound import BoundValue, find_bound_fault
 from tvmbridge.bundle.dtypes import ELEMENT_BYTES
 from tvmbridge.errors import BundleFormatError, NewerVersionError
 from tvmbridge.signature import ModelSignature
@@ -32,16 +33,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VARIANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
 
-class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The ONNX model a bundle was built from.
 
     sha256: of the model file and its external data files.
     opset: version of the default ONNX operator set.
+    bound: the inputs that were bound to values; from version 2 on.
     """
 
     name: str
     sha256: str
     opset: int
+    bound: tuple[BoundValue, ...] = ()
 
 
 class Requires(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -204,7 +207,7 @@ def find_fault(manifest: Manifest) -> str | None:
     if len(set(names)) < len(names):
         return "two variants have the same name"
     faults = (_find_variant_fault(manifest, variant) for variant in manifest.variants)
-    fault = next((text for text in faults if text), None)
+    fault = next((text for text in faults if text), None) or find_bound_fault(manifest.model.bound)
     return fault or _find_tensor_fault(manifest.signature) or _find_unused_fault(manifest)
 
 

@@ -42,6 +42,8 @@ def inspect_command(bundle: str, as_json: bool) -> int:
     for what, specs in (("input", manifest.signature.inputs), ("output", manifest.signature.outputs)):
         for spec in specs:
             click.echo(f"{what}  {spec}")
+    for value in manifest.model.bound:
+        click.echo(f"bound  {value.name}: {value.dtype}{list(value.shape)}")
     rows = []
     for variant in manifest.variants:
         accuracy = variant.accuracy

@@ -204,13 +204,14 @@ def _verify_bundle(
     as_json: bool,
     search: _Search | None,
 ) -> int:
-    from tvmbridge.bundle import open_bundle
+    from tvmbridge.bundle import open_bundle, read_values
     from tvmbridge.frontend.input_values import with_values
     from tvmbridge.verify.inputs import read_inputs
     from tvmbridge.verify.variant import check_variants
 
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
+        values = read_values(opened.manifest.model.bound, values, source=bundle)
     arrays = read_inputs(inputs, signature) if inputs is not None else None
     source = with_values(Path(model), values)
     checks = check_variants(Path(bundle), source, inputs=arrays, tolerance=tolerance, seed=seed, variant=variant)
@@ -219,7 +220,9 @@ def _verify_bundle(
         columns = ["variant", "max relative", "max absolute", "cosine", "within tolerance"]
         print_table(columns, [_check_row(check) for check in checks])
     wrong = next((check.variant for check in checks if check.problem), None)
-    found = search.in_bundle(bundle, wrong) if search is not None and wrong is not None else None
+    found = None
+    if search is not None and wrong is not None:
+        found = dataclasses.replace(search, values=values).in_bundle(bundle, wrong)
     if junit is not None:
         cases = [Case(f"outputs of {c.variant}", failure=c.problem, skipped=c.unverified_because) for c in checks]
         if not any(check.accuracy for check in checks):

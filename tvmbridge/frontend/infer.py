@@ -21,6 +21,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     check_attributes(nodes(model))
     weights = detach_weights(model)
+    _spell_out_defaults(model)
     try:
         sized = onnx.shape_inference.infer_shapes(model)
         check_sizes(sized)
@@ -38,3 +39,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as exc:  # C++: whatever else a malformed graph leads to
         raise ModelError(f"onnx cannot infer the model's shapes: {reason(exc)}", hint="export it again") from exc
     return attach_weights(inferred, weights)
+
+
+def _spell_out_defaults(model: onnx.ModelProto) -> None:
+    """Attributes for whose absence onnx infers another shape than the operator's definition says."""
+    for node in nodes(model):
+        if node.op_type == "STFT" and not any(entry.name == "onesided" for entry in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("onesided", 1))

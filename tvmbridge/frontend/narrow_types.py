@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
-import tvm
 from onnx import numpy_helper
 from tvm import relax, te, tirx, topi
 
@@ -22,10 +22,11 @@ _MOVING = frozenset(
         *("MaxPool", "Pad", "Relu", "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split"),
         *("SpaceToDepth", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Max", "Min", "TopK"),
         *("BitCast", "Cast", "CastLike", "EyeLike", "QuantizeLinear"),
+        *("CenterCropPad", "OneHot", "Scatter", "TensorScatter"),
     }
 )
 _INTEGER_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
-Scalar = tvm.ir.Expr
+Scalar: TypeAlias = Any  # an expression of TIR
 
 
 def is_exact(op_type: str) -> bool:

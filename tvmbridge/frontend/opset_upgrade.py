@@ -23,7 +23,7 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     version = opset(model)
     if version is None or version >= _OLDEST_OPSET:
         return model
-    names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
+    names = _interface(model)
     try:
         upgraded = onnx.version_converter.convert_version(model, _OLDEST_OPSET)
     except Exception as exc:  # C++: no adapter for an operator, or an assertion inside one
@@ -36,7 +36,13 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from exc
         _logger.info("op-set %d kept: %s", version, reason(exc))
         return model
-    return upgraded if names == [entry.name for entry in (*upgraded.graph.input, *upgraded.graph.output)] else model
+    return upgraded if names == _interface(upgraded) else model
+
+
+def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Names of inputs and outputs, and the inputs' types: of a Scan the converter drops the batch of both."""
+    inputs = [(entry.name, str(entry.type)) for entry in model.graph.input]
+    return inputs + [(entry.name, "") for entry in model.graph.output]
 
 
 def _reads_differently(node: onnx.NodeProto, version: int) -> bool:

@@ -9,7 +9,7 @@ all inputs with their weights, is no part of it but a matrix product before it. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tvm
 from tvm import te, tirx
@@ -44,6 +44,7 @@ class Cell:
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_HIDDEN = 2  # of the gates of a GRU
 
 
 def recurrence(
@@ -90,11 +91,25 @@ def _loop(extent: int, axis: str, body: Callable[[tvm.ir.Var], tirx.Stmt]) -> ti
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where the loops are, and the buffers of the sequence: two of each state, one for every other step."""
+    """Where the loops are, and the buffers of the sequence.
+
+    states: two of each in one buffer, read and written in turn. between: what a second product needs of the first.
+    """
 
     direction: tvm.ir.Var
     sequence: tvm.ir.Var
+    step: tvm.ir.Var
     states: tuple[tvm.ir.Var, ...]
+    between: tuple[tvm.ir.Var, ...]
+
+    @property
+    def old(self) -> tvm.ir.Expr:
+        """Which of the two holds the state before the step."""
+        return tirx.floormod(self.step, _number(2))
+
+    def before(self, state: int, unit: tvm.ir.Expr) -> tvm.ir.Expr:
+        """A state of a unit before the step."""
+        return tirx.BufferLoad(self.states[state], [self.old, unit])
 
 
 class _Kernel:
@@ -120,8 +135,8 @@ class _Kernel:
 
     def _sequence(self, direction: tvm.ir.Var, sequence: tvm.ir.Var) -> tirx.Stmt:
         states = tuple(self._scratch([2, self._units], "state") for _ in self._states)
-        place = _Place(direction, sequence, states)
-        between = [self._scratch([self._units], name) for name in ("kept", "reset") if len(self._cell.products) > 1]
+        second = len(self._cell.products) > 1
+        between = tuple(self._scratch([self._units], name) for name in ("update", "reset_state") if second)
 
         def start(unit: tvm.ir.Var) -> tirx.Stmt:
             return _together(
@@ -136,76 +151,73 @@ class _Kernel:
                 for own, result in zip(states, self._outputs[1:], strict=True)
             )
 
+        def step(step: tvm.ir.Var) -> tirx.Stmt:
+            place = _Place(direction, sequence, step, states, between)
+            products = range(len(self._cell.products))
+            return _together(self._product(place, index) for index in products)
+
         return _together(
             [
                 *(tirx.AllocBuffer(buffer) for buffer in (*states, *between)),
                 _loop(self._units, "unit", start),
-                _loop(self._steps, "step", lambda step: self._step(place, step, between)),
+                _loop(self._steps, "step", step),
                 _loop(self._units, "unit", end),
             ]
         )
 
-    def _step(self, place: _Place, step: tvm.ir.Var, between: Sequence[tvm.ir.Var]) -> tirx.Stmt:
-        cell = {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[self._cell.kind]
-        loops = []
-        for index, gates in enumerate(self._cell.products):
+    def _product(self, place: _Place, index: int) -> tirx.Stmt:
+        """One of a step's products, and what is made of its sums, for each unit."""
+        gates = self._cell.products[index]
 
-            def unit(unit: tvm.ir.Var, index: int = index, gates: tuple[int, ...] = gates) -> tirx.Stmt:
-                sums = [self._scratch([1], "sum") for _ in gates]
-                results = cell(index, place, step, unit, sums, between)
-                return _together([*self._sums(index, gates, place, step, unit, sums, between), *results])
+        def unit(unit: tvm.ir.Var) -> tirx.Stmt:
+            sums = [self._scratch([1], "sum") for _ in gates]
+            if self._cell.kind == "LSTM":
+                results = self._lstm(place, unit, sums)
+            elif self._cell.kind == "RNN":
+                results = self._rnn(place, unit, sums)
+            elif self._cell.reset_after:
+                results = self._gru_reset_after(place, unit, sums)
+            else:
+                results = (self._gru_gates, self._gru_hidden)[index](place, unit, sums)
+            return _together([*self._sums(place, index, unit, sums), *results])
 
-            loops.append(_loop(self._units, "unit", unit))
-        return _together(loops)
+        return _loop(self._units, "unit", unit)
 
-    def _sums(
-        self,
-        index: int,
-        gates: Sequence[int],
-        place: _Place,
-        step: tvm.ir.Var,
-        unit: tvm.ir.Var,
-        sums: Sequence[tvm.ir.Var],
-        between: Sequence[tvm.ir.Var],
-    ) -> list[tirx.Stmt]:
+    def _sums(self, place: _Place, index: int, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
         """The gates' sums: what the input gives, and the state, or the reset one, times the weights."""
-        d, time, weight = place.direction, self._time(place, step), self._weights[index]
-        first: list[tirx.Stmt] = [tirx.AllocBuffer(total) for total in sums]
-        for gate, total in zip(gates, sums, strict=True):
-            value: tvm.ir.Expr = tirx.BufferLoad(self._projected, [time, place.sequence, d, _number(gate), unit])
-            if self._is_reset_sum(gate):
-                value = self._zero if self._reset_bias is None else tirx.BufferLoad(self._reset_bias, [d, unit])
-            first.append(_set(total, value))
+        statements: list[tirx.Stmt] = [tirx.AllocBuffer(total) for total in sums]
+        for gate, total in zip(self._cell.products[index], sums, strict=True):
+            value = self._given(place, gate, unit)
+            if self._cell.reset_after and gate == _HIDDEN:
+                bias = self._reset_bias
+                value = self._zero if bias is None else tirx.BufferLoad(bias, [place.direction, unit])
+            statements.append(_set(total, value))
 
         def add(depth: tvm.ir.Var) -> tirx.Stmt:
-            state = tirx.BufferLoad(place.states[0], [_old(step), depth])
-            left = state if index == 0 else tirx.BufferLoad(between[1], [depth])
+            left = place.before(0, depth) if index == 0 else tirx.BufferLoad(place.between[1], [depth])
+            right = [
+                tirx.BufferLoad(self._weights[index], [place.direction, depth, _number(gate), unit])
+                for gate in range(len(sums))
+            ]
             return _together(
-                _set(total, _get(total) + left * tirx.BufferLoad(weight, [d, depth, _number(k), unit]))
-                for k, total in enumerate(sums)
+                _set(total, _get(total) + left * weight) for total, weight in zip(sums, right, strict=True)
             )
 
-        return [*first, _loop(self._units, "depth", add)]
+        return [*statements, _loop(self._units, "depth", add)]
 
-    def _is_reset_sum(self, gate: int) -> bool:
-        return self._cell.kind == "GRU" and self._cell.reset_after and gate == 2
+    def _given(self, place: _Place, gate: int, unit: tvm.ir.Var) -> tvm.ir.Expr:
+        """What the input adds to a gate."""
+        where = [self._time(place), place.sequence, place.direction, _number(gate), unit]
+        return tirx.BufferLoad(self._projected, where)
 
-    def _rnn(self, _index: int, place: _Place, step: tvm.ir.Var, unit: tvm.ir.Var, *buffers: object) -> list[tirx.Stmt]:
-        (total,) = buffers[0]  # type: ignore[misc]
-        return [_set(total, self._activate(place, 0, _get(total))), *self._keep(place, step, unit, [total])]
+    def _rnn(self, place: _Place, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
+        (total,) = sums
+        return [_set(total, self._activate(place, 0, _get(total))), *self._keep(place, unit, [total])]
 
-    def _lstm(
-        self,
-        _index: int,
-        place: _Place,
-        step: tvm.ir.Var,
-        unit: tvm.ir.Var,
-        sums: Sequence[tvm.ir.Var],
-        _between: Sequence[tvm.ir.Var],
-    ) -> list[tirx.Stmt]:
+    def _lstm(self, place: _Place, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
         """The gates are: input, output, forget, cell."""
         take, output, forget, cell = sums
-        before = tirx.BufferLoad(place.states[1], [_old(step), unit])
+        before = place.before(1, unit)
 
         def peep(which: int, state: tvm.ir.Expr, total: tvm.ir.Var) -> tvm.ir.Expr:
             if self._peepholes is None:
@@ -215,65 +227,51 @@ class _Kernel:
         forgets = self._activate(place, 0, peep(2, before, forget))
         return [
             _set(take, self._activate(place, 0, peep(0, before, take))),
-            _set(forget, tirx.const(1, self._dtype) - _get(take) if self._cell.couple else forgets),
+            _set(forget, self._one - _get(take) if self._cell.couple else forgets),
             _set(cell, self._activate(place, 1, _get(cell))),
             _set(cell, _get(forget) * before + _get(take) * _get(cell)),
             _set(output, self._activate(place, 0, peep(1, _get(cell), output))),
             _set(output, _get(output) * self._activate(place, 2, _get(cell))),
-            *self._keep(place, step, unit, [output, cell]),
+            *self._keep(place, unit, [output, cell]),
         ]
+
+    def _gru_gates(self, place: _Place, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
+        update, reset = (self._activate(place, 0, _get(total)) for total in sums)
+        values = (update, reset * place.before(0, unit))
+        return [tirx.BufferStore(buffer, value, [unit]) for buffer, value in zip(place.between, values, strict=True)]
+
+    def _gru_hidden(self, place: _Place, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
+        (hidden,) = sums
+        update = tirx.BufferLoad(place.between[0], [unit])
+        return self._gru(place, unit, hidden, update, _get(hidden))
+
+    def _gru_reset_after(self, place: _Place, unit: tvm.ir.Var, sums: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
+        update, reset, hidden = sums
+        gates = [_set(total, self._activate(place, 0, _get(total))) for total in (update, reset)]
+        value = self._given(place, _HIDDEN, unit) + _get(reset) * _get(hidden)
+        return [*gates, *self._gru(place, unit, hidden, _get(update), value)]
 
     def _gru(
-        self,
-        index: int,
-        place: _Place,
-        step: tvm.ir.Var,
-        unit: tvm.ir.Var,
-        sums: Sequence[tvm.ir.Var],
-        between: Sequence[tvm.ir.Var],
+        self, place: _Place, unit: tvm.ir.Var, hidden: tvm.ir.Var, update: tvm.ir.Expr, value: tvm.ir.Expr
     ) -> list[tirx.Stmt]:
-        """The gates are: update, reset, hidden."""
-        before = tirx.BufferLoad(place.states[0], [_old(step), unit])
-        one = tirx.const(1, self._dtype)
-        if len(self._cell.products) > 1 and index == 0:
-            update, reset = sums
-            kept, reset_state = between
-            return [
-                tirx.BufferStore(kept, self._activate(place, 0, _get(update)), [unit]),
-                tirx.BufferStore(reset_state, self._activate(place, 0, _get(reset)) * before, [unit]),
-            ]
-        hidden, statements = sums[-1], []
-        keep: tvm.ir.Expr
-        if len(self._cell.products) > 1:
-            keep = tirx.BufferLoad(between[0], [unit])
-            total = _get(hidden)
-        else:
-            update, reset, _ = sums
-            statements = [
-                _set(update, self._activate(place, 0, _get(update))),
-                _set(reset, self._activate(place, 0, _get(reset))),
-            ]
-            keep, d = _get(update), place.direction
-            time = self._time(place, step)
-            given = tirx.BufferLoad(self._projected, [time, place.sequence, d, _number(2), unit])
-            total = given + _get(reset) * _get(hidden)
         return [
-            *statements,
-            _set(hidden, self._activate(place, 1, total)),
-            _set(hidden, (one - keep) * _get(hidden) + keep * before),
-            *self._keep(place, step, unit, [hidden]),
+            _set(hidden, self._activate(place, 1, value)),
+            _set(hidden, (self._one - update) * _get(hidden) + update * place.before(0, unit)),
+            *self._keep(place, unit, [hidden]),
         ]
 
-    def _keep(self, place: _Place, step: tvm.ir.Var, unit: tvm.ir.Var, news: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
+    def _keep(self, place: _Place, unit: tvm.ir.Var, news: Sequence[tvm.ir.Var]) -> list[tirx.Stmt]:
         """Store the output and the new states; past a sequence's end the output is 0 and the states stay."""
-        inside = self._inside(place, step)
-        output = _get(news[0]) if inside is None else tirx.Select(inside, _get(news[0]), self._zero)
-        where = [self._time(place, step), place.direction, place.sequence, unit]
-        statements: list[tirx.Stmt] = [tirx.BufferStore(self._outputs[0], output, where)]
-        for state, new in zip(place.states, news, strict=True):
-            old, value = tirx.BufferLoad(state, [_old(step), unit]), _get(new)
-            kept = value if inside is None else tirx.Select(inside, value, old)
-            statements.append(tirx.BufferStore(state, kept, [_number(1) - _old(step), unit]))
+        length = self._length(place)
+
+        def inside(value: tvm.ir.Expr, outside: tvm.ir.Expr) -> tvm.ir.Expr:
+            return value if length is None else tirx.Select(place.step < length, value, outside)
+
+        where = [self._time(place), place.direction, place.sequence, unit]
+        statements: list[tirx.Stmt] = [tirx.BufferStore(self._outputs[0], inside(_get(news[0]), self._zero), where)]
+        for index, (state, new) in enumerate(zip(place.states, news, strict=True)):
+            kept = inside(_get(new), place.before(index, unit))
+            statements.append(tirx.BufferStore(state, kept, [_number(1) - place.old, unit]))
         return statements
 
     def _length(self, place: _Place) -> tvm.ir.Expr | None:
@@ -283,17 +281,13 @@ class _Kernel:
         length = tirx.BufferLoad(self._lengths, [place.sequence]).astype("int64")
         return tirx.max(tirx.min(length, _number(self._steps)), _number(0))
 
-    def _inside(self, place: _Place, step: tvm.ir.Var) -> tvm.ir.Expr | None:
-        length = self._length(place)
-        return None if length is None else step < length
-
-    def _time(self, place: _Place, step: tvm.ir.Var) -> tvm.ir.Expr:
+    def _time(self, place: _Place) -> tvm.ir.Expr:
         """The place in time of a step; steps past the end of a reversed sequence stand behind it."""
         length = self._length(place)
-        backward: tvm.ir.Expr = _number(self._steps - 1) - step
+        backward: tvm.ir.Expr = _number(self._steps - 1) - place.step
         if length is not None:
-            backward = tirx.Select(step < length, length - _number(1) - step, step)
-        return self._per_direction(place, [backward if reverse else step for reverse in self._cell.reverse])
+            backward = tirx.Select(place.step < length, length - _number(1) - place.step, place.step)
+        return self._per_direction(place, [backward if reverse else place.step for reverse in self._cell.reverse])
 
     def _activate(self, place: _Place, which: int, value: tvm.ir.Expr) -> tvm.ir.Expr:
         activations = [functions[which] for functions in self._cell.activations]
@@ -310,17 +304,16 @@ class _Kernel:
     def _zero(self) -> tvm.ir.Expr:
         return tirx.const(0, self._dtype)
 
+    @property
+    def _one(self) -> tvm.ir.Expr:
+        return tirx.const(1, self._dtype)
+
     def _scratch(self, shape: Sequence[int], name: str) -> tvm.ir.Var:
         return tirx.decl_buffer([_number(extent) for extent in shape], self._dtype, name)
 
 
 def _number(value: int) -> tirx.IntImm:
     return tirx.IntImm("int64", value)
-
-
-def _old(step: tvm.ir.Var) -> tvm.ir.Expr:
-    """Which of the two buffers holds the state before a step."""
-    return tirx.floormod(step, _number(2))
 
 
 def _get(buffer: tvm.ir.Var) -> tvm.ir.Expr:
@@ -331,6 +324,6 @@ def _set(buffer: tvm.ir.Var, value: tvm.ir.Expr) -> tirx.Stmt:
     return tirx.BufferStore(buffer, value, [_number(0)])
 
 
-def _together(statements: Sequence[tirx.Stmt] | object) -> tirx.Stmt:
-    parts = list(statements)  # type: ignore[call-overload]
+def _together(statements: Iterable[tirx.Stmt]) -> tirx.Stmt:
+    parts = list(statements)
     return parts[0] if len(parts) == 1 else tirx.SeqStmt(parts)

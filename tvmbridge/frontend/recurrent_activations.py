@@ -62,17 +62,17 @@ _FORMULAS: Mapping[str, tuple[_Formula, float | None, float | None]] = {
 
 
 def find_activations(
-    names: tuple[str, ...], alphas: tuple[float, ...], betas: tuple[float, ...], clip: float | None
+    names: tuple[str, ...], alphas: tuple[float, ...], betas: tuple[float, ...], clips: tuple[float | None, ...]
 ) -> list[Activation]:
     """One function for each name; ValueError for a name that ONNX does not know.
 
     alphas, betas: consumed in order by the activations that have such a parameter; ONNX's defaults where they run out.
-    clip: the bound of each argument, either way; None for none. Equal names and parameters give one function.
+    clips: for each name the bound of its argument, either way; None for none. Equal ones give one function.
     """
     left = (list(alphas), list(betas))
-    made: dict[tuple[str, float, float], Activation] = {}
+    made: dict[tuple[str, float, float, float | None], Activation] = {}
     found = []
-    for name in names:
+    for name, clip in zip(names, clips, strict=True):
         if name.lower() not in _FORMULAS:
             raise ValueError(f"the activation {name!r} is not one of ONNX")
         formula, *defaults = _FORMULAS[name.lower()]
@@ -80,7 +80,7 @@ def find_activations(
             0.0 if default is None else given.pop(0) if given else default
             for given, default in zip(left, defaults, strict=True)
         )
-        key = (name.lower(), alpha, beta)
+        key = (name.lower(), alpha, beta, clip)
         found.append(made.setdefault(key, functools.partial(_apply, formula, alpha, beta, clip)))
     return found
 

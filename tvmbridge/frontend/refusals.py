@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from tvmbridge.frontend.operator import Operator
 
 _Rule = Callable[[Operator], bool]
@@ -34,19 +32,6 @@ def _uses_more_outputs(op: Operator) -> bool:
     return any(op.used[1:])
 
 
-def _detects_one_sign(op: Operator) -> bool:
-    return op.attribute("detect_positive", 1) != 1 or op.attribute("detect_negative", 1) != 1
-
-
-def _shifts_too_far(op: Operator) -> bool:
-    shift = op.constant(1)
-    return shift is not None and bool(np.any((shift < 0) | (shift >= 8 * shift.dtype.itemsize)))
-
-
-def _takes_maxima(op: Operator) -> bool:
-    return op.attribute("mode", "avg") == "max"
-
-
 def _reduces_nothing(op: Operator) -> bool:
     return 0 in op.shape(0)
 
@@ -59,11 +44,6 @@ def _is_computed(op: Operator, position: int) -> bool:
 _REDUCTIONS = ("Max", "Min", "Sum", "Mean", "Prod", "LogSumExp", "LogSum", "SumSquare", "L1", "L2")
 _TABLE: tuple[tuple[str, str, _Rule], ...] = (
     ("BatchNormalization", "training mode", _trains_batch_norm),
-    ("BitShift", "shifts by less than 0 or by the type's width or more", _shifts_too_far),
-    ("Dropout", "training mode", _trains_dropout),
-    ("Dropout", "its mask is used", _uses_more_outputs),
-    ("IsInf", "finds only one sign", _detects_one_sign),
     ("LayerNormalization", "its mean or deviation is used", _uses_more_outputs),
-    ("RoiAlign", "mode max", _takes_maxima),
     *((f"Reduce{kind}", "reduces an empty tensor", _reduces_nothing) for kind in _REDUCTIONS),
 )

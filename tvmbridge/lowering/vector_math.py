@@ -196,6 +196,8 @@ def _expand(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.transf
 
     def rewrite(call: tvm.ir.Call, mutator: tvm_ffi.StructuralMutator) -> tvm.ir.Expr:
         nonlocal depth
+        if getattr(call.op, "name", "") == "tirx.nearbyint":
+            return _nearest(mutator.default_mutate(call).args[0])
         formula = _formula(call) if depth < _MOST_NESTED else None
         if formula is None:
             return mutator.default_mutate(call)
@@ -212,6 +214,14 @@ def _expand(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.transf
         return tirx.Select(cast.value, tirx.const(1, cast.ty), tirx.const(0, cast.ty))
 
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, rewrite), (tirx.Cast, choose)])
+
+
+def _nearest(x: tvm.ir.Expr) -> tvm.ir.Expr:
+    """The nearest integer, of two the even one. TVM computes its own call of this element by element."""
+    dtype = str(x.ty.dtype)
+    if dtype == "float16":
+        return _nearest(x.astype("float32")).astype(dtype)
+    return tirx.call_llvm_pure_intrin(dtype, "llvm.nearbyint", x)
 
 
 def _named(formula: Formula, argument: tvm.ir.Expr) -> tvm.ir.Expr:

@@ -38,14 +38,14 @@ def _convert(op: Operator, dtype: str) -> relax.Expr:
         bits = narrow(op.builder, x, dtype, saturate=saturate, mode=op.attribute("round_mode", "up"))
         return decode(op.builder, bits, dtype)
     if given.startswith("float") and not carrier(dtype).startswith("float"):
-        x = op.compute(_truncate, x, carrier(dtype), name=f"cast_to_{dtype}")
+        x = op.compute(truncate, x, carrier(dtype), name=f"cast_to_{dtype}")
     elif given != carrier(dtype):
         x = op.emit(relax.op.astype(x, carrier(dtype)))
     return rounded(op.builder, x, dtype) if dtype in CARRIERS else x
 
 
-def _truncate(x: te.Tensor, dtype: str) -> te.Tensor:
-    """Floats to integers."""
+def truncate(x: te.Tensor, dtype: str) -> te.Tensor:
+    """Floats to integers: towards 0, and one answer for what is beyond their range."""
     wide = "int32" if np.dtype(dtype).itemsize < 4 or dtype == "int32" else "int64"
 
     def truncated(value: tvm.ir.Expr) -> tvm.ir.Expr:

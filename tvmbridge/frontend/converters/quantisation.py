@@ -13,11 +13,13 @@ from tvm import relax
 
 from tvmbridge.frontend.converters.convolutions import add_bias, convolve
 from tvmbridge.frontend.narrow_types import rounded
-from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, numpy_type
+from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, is_constant, numpy_type
 
 
 def cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
-    """x in another dtype."""
+    """x in another dtype; of a constant, a constant, which a kernel of one number holds in its code."""
+    if is_constant(x):
+        return relax.const(x.value.numpy().astype(dtype), dtype)
     return x if str(x.ty.dtype) == dtype else op.emit(relax.op.astype(x, dtype))
 
 
@@ -50,11 +52,21 @@ def scalar(op: Operator, position: int) -> relax.Expr | None:
         return None
     if math.prod(op.shape(position)) != 1:
         op.refuse(f"its input {position} has more than one element")
-    return _reshaped(op, op.input(position), ())
+    return reshaped(op, op.input(position), ())
 
 
-def _reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+def reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    """x in another shape; of a constant, a constant."""
+    if is_constant(x):
+        return relax.const(x.value.numpy().reshape(shape))
     return x if tuple(map(int, x.ty.shape.values)) == shape else op.emit(relax.op.reshape(x, shape))
+
+
+def _calculated(op: Operator, operator: str, left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    """An operator of NumPy's and Relax's name; of constants, a constant, however large."""
+    if is_constant(left) and is_constant(right):
+        return relax.const(getattr(np, operator)(left.value.numpy(), right.value.numpy()))
+    return op.emit(getattr(relax.op, operator)(left, right))
 
 
 def _spread(op: Operator, position: int) -> relax.Expr | None:
@@ -65,14 +77,14 @@ def _spread(op: Operator, position: int) -> relax.Expr | None:
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
     axis = axis % len(shape) if len(shape) > 1 else 0
     if math.prod(given) == 1:
-        return _reshaped(op, value, ())
+        return reshaped(op, value, ())
     if not block:
         if len(given) != 1:
             op.refuse("a scale of several axes without block_size")
-        return _reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
+        return reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
+    if is_constant(value):
+        return relax.const(np.repeat(value.value.numpy(), block, axis).take(range(shape[axis]), axis))
     repeated = op.emit(relax.op.repeat(value, block, axis))
-    if given[axis] * block == shape[axis]:
-        return repeated
     return op.emit(relax.op.strided_slice(repeated, [axis], [0], [shape[axis]]))
 
 
@@ -90,36 +102,35 @@ def _quantize(op: Operator) -> relax.Expr:
         steps = rounded(op.builder, steps, kind)
     if wide == "float16":  # which does not hold every sum of the step and a zero point
         steps = cast(op, steps, "float32")
-    return saturated(op, steps, op.result_type(), _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
+    dtype = op.type(2) if op.has(2) else op.result_type()
+    return saturated(op, steps, dtype, _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
 
 
 def _dequantize(op: Operator) -> relax.Expr:
-    """In float32, whatever the result is: that holds the difference of any two quantised values."""
+    """In float32, whatever the result is: that holds the difference of any two quantised values. Weights are folded."""
     x, scale, zero = cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
     assert scale is not None
     if zero is not None:
-        x = op.emit(relax.op.subtract(x, cast(op, zero, "float32")))
-    x = op.emit(relax.op.multiply(x, cast(op, scale, "float32")))
-    return cast(op, x, op.result_dtype())
+        x = _calculated(op, "subtract", x, cast(op, zero, "float32"))
+    x = _calculated(op, "multiply", x, cast(op, scale, "float32"))
+    return cast(op, x, op.dtype(1) if op.domain else op.result_dtype())
 
 
 def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
-    """Of zeros only, the scale is 1 / 255, as in ONNX's reference."""
+    """Of zeros only, the scale is 1, as ONNX Runtime has it: the definition divides by 0 then."""
     x, zero = op.input(0), op.const(0)
     highest = op.emit(relax.op.maximum(op.emit(relax.op.max(x)), zero))
     lowest = op.emit(relax.op.minimum(op.emit(relax.op.min(x)), zero))
-    span = op.emit(relax.op.subtract(highest, lowest))
-    span = op.emit(relax.op.where(op.emit(relax.op.equal(span, zero)), op.const(1), span))
-    scale = op.emit(relax.op.divide(span, op.const(255)))
+    scale = op.emit(relax.op.divide(op.emit(relax.op.subtract(highest, lowest)), op.const(255)))
+    scale = op.emit(relax.op.where(op.emit(relax.op.equal(highest, lowest)), op.const(1), scale))
     steps = op.emit(relax.op.subtract(zero, op.emit(relax.op.divide(lowest, scale))))
     point = saturated(op, steps, "uint8")
     return saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
 
 
-def _centred(op: Operator, position: int, zero: relax.Expr | None) -> relax.Expr:
-    """An operand less its zero point, of integers in int32, of float8 in float32."""
-    x = op.input(position)
-    dtype = "float32" if op.dtype(position).startswith("float") else "int32"
+def centred(op: Operator, x: relax.Expr, zero: relax.Expr | None) -> relax.Expr:
+    """A quantised tensor less its zero point, of integers in int32, of float8 in float32."""
+    dtype = "float32" if str(x.ty.dtype).startswith("float") else "int32"
     x = cast(op, x, dtype)
     return x if zero is None else op.emit(relax.op.subtract(x, cast(op, zero, dtype)))
 
@@ -127,14 +138,15 @@ def _centred(op: Operator, position: int, zero: relax.Expr | None) -> relax.Expr
 def _by_row(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point of a matrix's rows: [rows] is [rows, 1]."""
     if not op.has(position) or len(op.shape(position)) != 1 or op.shape(position)[0] == 1:
-        return _by_column(op, position)
-    return _reshaped(op, op.input(position), (*op.shape(position), 1))
+        return by_column(op, position)
+    return reshaped(op, op.input(position), (*op.shape(position), 1))
 
 
-def _by_column(op: Operator, position: int) -> relax.Expr | None:
+def by_column(op: Operator, position: int) -> relax.Expr | None:
+    """A scale or zero point of a matrix's columns; None where it is absent."""
     if not op.has(position):
         return None
-    return _reshaped(op, op.input(position), ()) if math.prod(op.shape(position)) == 1 else op.input(position)
+    return reshaped(op, op.input(position), ()) if math.prod(op.shape(position)) == 1 else op.input(position)
 
 
 def _by_channel(op: Operator, position: int, rank: int) -> relax.Expr | None:
@@ -142,21 +154,25 @@ def _by_channel(op: Operator, position: int, rank: int) -> relax.Expr | None:
     if not op.has(position):
         return None
     one = math.prod(op.shape(position)) == 1
-    return _reshaped(op, op.input(position), () if one else (op.shape(position)[0], *(1,) * (rank - 1)))
+    return reshaped(op, op.input(position), () if one else (op.shape(position)[0], *(1,) * (rank - 1)))
 
 
 def _matmul_integer(op: Operator) -> relax.Expr:
-    a, b = _centred(op, 0, _by_row(op, 2)), _centred(op, 1, _by_column(op, 3))
+    a, b = centred(op, op.input(0), _by_row(op, 2)), centred(op, op.input(1), by_column(op, 3))
     return relax.op.matmul(a, b)
 
 
 def _conv_integer(op: Operator) -> relax.Expr:
-    x, weight = _centred(op, 0, scalar(op, 2)), _centred(op, 1, _by_channel(op, 3, len(op.shape(1))))
+    x, weight = centred(op, op.input(0), scalar(op, 2)), centred(op, op.input(1), _by_channel(op, 3, len(op.shape(1))))
     return convolve(op, x, weight)
 
 
 def requantised(
-    op: Operator, sums: relax.Expr, scales: tuple[relax.Expr, relax.Expr, relax.Expr], dtype: str, zero: relax.Expr
+    op: Operator,
+    sums: relax.Expr,
+    scales: tuple[relax.Expr, relax.Expr, relax.Expr],
+    dtype: str,
+    zero: relax.Expr | None,
 ) -> relax.Expr:
     """Sums of products in steps of the result. scales: of both factors and of the result, in one dtype."""
     first, second, made = scales
@@ -166,8 +182,8 @@ def requantised(
 
 
 def _qlinear_matmul(op: Operator) -> relax.Expr:
-    a, b = _centred(op, 0, _by_row(op, 2)), _centred(op, 3, _by_column(op, 5))
-    scales = _by_row(op, 1), _by_column(op, 4), scalar(op, 6)
+    a, b = centred(op, op.input(0), _by_row(op, 2)), centred(op, op.input(3), by_column(op, 5))
+    scales = _by_row(op, 1), by_column(op, 4), scalar(op, 6)
     zero = scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
     return requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
@@ -175,7 +191,7 @@ def _qlinear_matmul(op: Operator) -> relax.Expr:
 
 def _qlinear_conv(op: Operator) -> relax.Expr:
     rank = len(op.shape(0))
-    x, weight = _centred(op, 0, scalar(op, 2)), _centred(op, 3, _by_channel(op, 5, rank))
+    x, weight = centred(op, op.input(0), scalar(op, 2)), centred(op, op.input(3), _by_channel(op, 5, rank))
     sums = convolve(op, x, weight)
     if op.has(8):
         sums = add_bias(op, sums, op.input(8))
@@ -193,4 +209,6 @@ CONVERTERS: dict[str, Converter] = {
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
     "QuantizeLinear": _quantize,
+    "com.microsoft.DequantizeLinear": _dequantize,
+    "com.microsoft.QuantizeLinear": _quantize,
 }

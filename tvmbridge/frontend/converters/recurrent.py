@@ -59,8 +59,10 @@ def _cell(op: Operator) -> Cell:
     if len(names) != len(defaults) * len(reverse):
         op.refuse(f"it names {len(names)} activations, not {len(defaults)} for each of its directions")
     alphas, betas = (tuple(op.attribute(f"activation_{name}") or ()) for name in ("alpha", "beta"))
+    # What an LSTM's output is made of, its state, ONNX Runtime does not clip; the specification can be read so.
+    clips = [None if index % len(defaults) == 2 else op.attribute("clip") for index in range(len(names))]
     try:
-        found: list[Activation] = find_activations(names, alphas, betas, op.attribute("clip"))
+        found: list[Activation] = find_activations(names, alphas, betas, tuple(clips))
     except ValueError as exc:
         op.refuse(str(exc))
     count = len(defaults)
@@ -81,19 +83,31 @@ def _require_shapes(op: Operator, directions: int, units: int) -> None:
         op.refuse(f"its weights {op.shape(_W)} and {op.shape(_R)} do not fit {directions} directions of {units} units")
 
 
+def _dtype(op: Operator) -> str:
+    """What the steps are computed in: sums of float16 would lose digits at each step."""
+    return "float64" if op.dtype(_X) == "float64" else "float32"
+
+
 def _wide(op: Operator, position: int) -> relax.Expr:
-    """An operand in the type that the steps are computed in: sums of float16 would lose digits at each step."""
+    """An operand in the type that the steps are computed in."""
     expr = op.input(position)
-    return op.emit(relax.op.astype(expr, "float32")) if op.dtype(position) == "float16" else expr
+    return expr if op.dtype(position) == _dtype(op) else op.emit(relax.op.astype(expr, _dtype(op)))
 
 
 def _recurrent_weight(op: Operator, gates: tuple[int, ...]) -> relax.Expr:
     """(directions, depth, these gates, units) of R."""
     directions, rows, units = op.shape(_R)
-    weight = op.emit(relax.op.reshape(_wide(op, _R), (directions, rows // units, units, units)))
-    if len(gates) < rows // units:
-        weight = op.emit(relax.op.strided_slice(weight, [1], [gates[0]], [gates[-1] + 1]))
+    weight = _part(op, _R, (directions, rows // units, units, units), gates[0], gates[-1] + 1)
     return op.emit(relax.op.permute_dims(weight, (0, 3, 1, 2)))
+
+
+def _part(op: Operator, position: int, shape: tuple[int, ...], first: int, last: int) -> relax.Expr:
+    """An operand in this shape, some elements of its second axis; cut at once where its value is known."""
+    known = op.constant(position)
+    if known is not None:
+        return relax.const(np.ascontiguousarray(known.reshape(shape)[:, first:last], _dtype(op)), _dtype(op))
+    whole = op.emit(relax.op.reshape(_wide(op, position), shape))
+    return op.emit(relax.op.strided_slice(whole, [1], [first], [last])) if last - first < shape[1] else whole
 
 
 def _state(op: Operator, position: int, batch_first: bool) -> relax.Expr:
@@ -103,8 +117,7 @@ def _state(op: Operator, position: int, batch_first: bool) -> relax.Expr:
         state = _wide(op, position)
         return op.emit(relax.op.permute_dims(state, (1, 0, 2))) if batch_first else state
     sequences = op.shape(_X)[0 if batch_first else 1]
-    dtype = "float64" if op.dtype(_X) == "float64" else "float32"
-    return relax.const(np.zeros((directions, sequences, units), dtype), dtype)
+    return relax.const(np.zeros((directions, sequences, units), _dtype(op)), _dtype(op))
 
 
 def _biases(op: Operator, cell: Cell) -> tuple[relax.Expr | None, relax.Expr | None]:
@@ -113,18 +126,18 @@ def _biases(op: Operator, cell: Cell) -> tuple[relax.Expr | None, relax.Expr | N
         return None, None
     (directions, rows), gates = op.shape(_B), GATES[op.op_type]
     units = rows // (2 * gates)
-    halves = op.emit(relax.op.reshape(_wide(op, _B), (directions, 2, gates, units)))
+    shape = (directions, 2 * gates, units)
 
-    def part(half: int, first: int, last: int) -> relax.Expr:
-        return op.emit(relax.op.strided_slice(halves, [1, 2], [half, first], [half + 1, last]))
+    def part(first: int, last: int) -> relax.Expr:
+        return _part(op, _B, shape, first, last)
 
     reset_bias = None
     if cell.reset_after:
-        reset_bias = op.emit(relax.op.reshape(part(1, 2, 3), (directions, units)))
-        both = op.emit(relax.op.add(part(0, 0, 2), part(1, 0, 2)))
-        total = op.emit(relax.op.concat([both, part(0, 2, 3)], 2))
+        reset_bias = op.emit(relax.op.reshape(part(5, 6), (directions, units)))
+        total = op.emit(relax.op.add(part(0, 2), part(3, 5)))
+        total = op.emit(relax.op.concat([total, part(2, 3)], 1))
     else:
-        total = op.emit(relax.op.add(part(0, 0, gates), part(1, 0, gates)))
+        total = op.emit(relax.op.add(part(0, gates), part(gates, 2 * gates)))
     return op.emit(relax.op.reshape(total, (directions * gates * units,))), reset_bias
 
 

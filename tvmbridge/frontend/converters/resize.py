@@ -101,7 +101,7 @@ def _weighted(x: te.Tensor, indices: te.Tensor, weights: te.Tensor, axis: int, m
     """Each sample along the axis: the sum of its elements times their weights."""
     shape = (*x.shape[:axis], made, *x.shape[axis + 1 :])
 
-    def part(at: tuple[tirx.Var, ...], k: tirx.PrimExpr) -> tirx.PrimExpr:
+    def part(at: tuple[tirx.Var, ...], k: tirx.Expr) -> tirx.Expr:
         element = x(*at[:axis], indices[at[axis], k], *at[axis + 1 :])
         return weights[at[axis], k] * element.astype(weights.dtype)
 

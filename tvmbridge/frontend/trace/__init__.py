@@ -5,7 +5,7 @@ What is known is evaluated on the way, branches and loops are decided, sequences
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from tvmbridge.frontend.index_limits import find_index_limits
 from tvmbridge.frontend.narrow_types import decode, encode, is_exact, rounded
 from tvmbridge.frontend.operator import (
     CARRIERS,
+    Missing,
     Operator,
     Tensor,
     Value,
@@ -27,7 +28,9 @@ from tvmbridge.frontend.operator import (
     numpy_type,
     static_shape,
 )
+from tvmbridge.frontend.sequence_values import element_name, kind_of
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
+from tvmbridge.frontend.trace.attributes import array, attribute_value, constant
 from tvmbridge.frontend.trace.fold import Folder
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
@@ -56,8 +59,8 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
         with builder.function("main", params=params):
             with builder.dataflow():
                 results = _trace_graph(builder, model, dict(zip(inputs, params, strict=True)))
-                outputs = tuple(map(_output_spec, graph.output, results))
-                exprs = [_stored(builder, tensor) for tensor in results]
+                outputs = tuple(_output_spec(entry, tensor) for entry, tensor in results)
+                exprs = [_stored(builder, tensor) for _, tensor in results]
                 made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
             builder.emit_func_output(made)
     except BaseException:
@@ -68,15 +71,18 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
 
 def _trace_graph(
     builder: relax.BlockBuilder, model: onnx.ModelProto, params: Mapping[TensorSpec, relax.Var]
-) -> list[Tensor]:
-    """The graph's outputs."""
+) -> list[tuple[onnx.ValueInfoProto, Tensor]]:
+    """The graph's outputs, each tensor of a sequence by itself."""
     tracer = _Tracer(builder, model.graph)
     scope = tracer.constants(model.graph)
     scope.update({spec.name: _input(builder, spec, param) for spec, param in params.items()})
     opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
     tracer.run(model.graph.node, scope, opsets)
     tracer.raise_refused()
-    return [_result(entry.name, scope) for entry in model.graph.output]
+    results = [result for entry in model.graph.output for result in _results(entry, scope)]
+    if not results:
+        raise ModelError("its outputs are empty sequences: nothing is left to compute")
+    return results
 
 
 def _stored(builder: relax.BlockBuilder, tensor: Tensor) -> relax.Expr:
@@ -112,12 +118,17 @@ def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> T
     return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
 
 
-def _result(name: str, scope: Mapping[str, Value]) -> Tensor:
-    value = scope.get(name)
-    if not isinstance(value, Tensor):
-        kind = "is made by no node" if value is None else "is no tensor but a sequence or an optional"
-        raise ModelError(f"output {name!r} {kind}", hint="export the model with tensors as outputs")
-    return value
+def _results(entry: onnx.ValueInfoProto, scope: Mapping[str, Value]) -> Iterator[tuple[onnx.ValueInfoProto, Tensor]]:
+    value = scope.get(entry.name)
+    spreads = kind_of(entry) in ("sequence", "optional")
+    if isinstance(value, Tensor) and not spreads:
+        yield entry, value
+        return
+    if value is None or isinstance(value, Missing) or not spreads:
+        kind = "is made by no node" if value is None else f"is no {kind_of(entry)} with a value"
+        raise ModelError(f"output {entry.name!r} {kind}", hint="export the model with tensors as outputs")
+    for position, item in enumerate((value,) if isinstance(value, Tensor) else value.items):
+        yield onnx.ValueInfoProto(name=element_name(entry.name, position)), item
 
 
 def _output_spec(entry: onnx.ValueInfoProto, tensor: Tensor) -> TensorSpec:
@@ -144,7 +155,7 @@ class _Tracer:
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
         """The graph's own initializers."""
-        return {tensor.name: Tensor.known(_array(tensor)) for tensor in graph.initializer}
+        return {tensor.name: Tensor.known(array(tensor)) for tensor in graph.initializer}
 
     def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: dict[str, int]) -> None:
         """Trace nodes in order; their results enter the scope."""
@@ -207,9 +218,9 @@ class _Tracer:
             since = schema.since_version
             for name, attribute in schema.attributes.items():
                 if attribute.default_value.name:
-                    attributes[name] = _attribute(attribute.default_value)
+                    attributes[name] = attribute_value(attribute.default_value)
             results = infer_results(schema, node, operands, scope, opsets)
-        attributes.update({entry.name: _attribute(entry) for entry in node.attribute})
+        attributes.update({entry.name: attribute_value(entry) for entry in node.attribute})
         used = tuple(bool(name) and name in self._read for name in node.output)
         return Operator(
             node.op_type, domain, since, label(node), self._builder, operands, attributes, results, used, node, version
@@ -219,7 +230,7 @@ class _Tracer:
         if op.op_type == "Identity" and not op.domain:
             return op.operands
         if op.op_type == "Constant" and not op.domain:
-            return (_constant(op),)
+            return (constant(op),)
 
         def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
             self._in_bodies += max(1, len(body.node))
@@ -235,10 +246,10 @@ class _Tracer:
             control_flow.resolve(op, walk)
             or sequences.resolve(op)
             or self._folder.fold(op, opsets)
-            or self._converted(op)
+            or self._converted(op, scope, opsets)
         )
 
-    def _converted(self, op: Operator) -> Sequence[Value | None]:
+    def _converted(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
         made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
@@ -252,22 +263,29 @@ class _Tracer:
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
         body = find_body(op)
         if body is not None:
-            return self._body(op, body)
+            return self._body(op, body, scope, opsets)
         if refusal is not None:
             raise refusal
         op.refuse("it has no converter")
 
-    def _body(self, op: Operator, body: onnx.FunctionProto) -> list[Value | None]:
-        """The results of the nodes that ONNX defines the operator by."""
+    def _body(
+        self, op: Operator, body: onnx.FunctionProto, outer: Scope, outer_opsets: dict[str, int]
+    ) -> list[Value | None]:
+        """The results of the nodes that ONNX defines the operator by, with the graphs among its attributes in them.
+
+        outer: what those graphs may read. outer_opsets: of domains whose version the body does not name.
+        """
         given = {entry.name: entry for entry in op.node.attribute}
         for name, value in op.attributes.items():
             if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
-                given[name] = _attribute_proto(name, value, op)
+                given[name] = onnx.defs.get_schema(op.op_type, op.opset, op.domain).attributes[name].default_value
         for entry in body.attribute_proto:
             given.setdefault(entry.name, entry)
-        scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
-        opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        absent = set(body.input) - scope.keys()
+        operands = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
+        scope = {name: outer[name] for name in _reads_of_graphs(op.node) if name in outer} | operands
+        named = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
+        opsets = {**outer_opsets, **named}
+        absent = set(body.input) - operands.keys()
         nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
         self._read = {name for name, used in zip(body.output, op.used, strict=False) if used}
@@ -329,52 +347,14 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
 def _collect_reads(nodes: Iterable[onnx.NodeProto], found: set[str]) -> None:
     for node in nodes:
         found.update(node.input)
-        for entry in node.attribute:
-            for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
-                found.update(result.name for result in body.output)
-                _collect_reads(body.node, found)
+        found.update(_reads_of_graphs(node))
 
 
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
-    element_type(tensor.data_type)
-    return numpy_helper.to_array(tensor)
-
-
-def _attribute(entry: onnx.AttributeProto) -> object:
-    value = helper.get_attribute_value(entry)
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, onnx.TensorProto):
-        return value if value.data_type == onnx.TensorProto.STRING else numpy_helper.to_array(value)
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        return tuple(text.decode(errors="replace") for text in value)
-    return tuple(value) if isinstance(value, list) or type(value).__name__.startswith("Repeated") else value
-
-
-def _attribute_proto(name: str, value: object, op: Operator) -> onnx.AttributeProto:
-    """A default of the operator's schema, as the body's attribute."""
-    return onnx.defs.get_schema(op.op_type, op.opset, op.domain).attributes[name].default_value
-
-
-_NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-
-
-def _constant(op: Operator) -> Tensor:
-    for name, value in op.attributes.items():
-        if name == "value":
-            return Tensor.known(_array(next(entry.t for entry in op.node.attribute if entry.name == "value")))
-        if name in _NUMBERS:
-            return Tensor.known(np.array(value, _NUMBERS[name]))
-        if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
-            return Tensor.known(_dense(value))
-    op.refuse("a constant of strings")
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = _array(sparse.values), numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense
+def _reads_of_graphs(node: onnx.NodeProto) -> set[str]:
+    """What the graphs among a node's attributes read, and give."""
+    found: set[str] = set()
+    for entry in node.attribute:
+        for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
+            found.update(result.name for result in body.output)
+            _collect_reads(body.node, found)
+    return found

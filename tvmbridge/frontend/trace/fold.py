@@ -29,7 +29,6 @@ _RANDOM = frozenset(
 _GROWTH = 2  # how many times larger than its operands a result may be …
 _SMALL_BYTES = 1 << 16  # … unless it is smaller than this
 _MOST_BYTES = 1 << 30  # that all results together may have beyond twice the weights
-_UNPACKING = frozenset({"DequantizeLinear"})  # to compute a weight in each run costs more than to ship it
 _HEAVY = frozenset({"Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "ConvInteger", "QLinearConv"})
 
 
@@ -82,8 +81,6 @@ def _empty(op: Operator) -> tuple[Tensor, ...] | None:
 
 
 def _is_worth_it(op: Operator, arrays: list[np.ndarray], left_bytes: int) -> bool:
-    if op.op_type in _UNPACKING:
-        return True
     given = sum(array.nbytes for array in arrays)
     if op.op_type in _HEAVY and given > _SMALL_BYTES:
         return False

@@ -1,0 +1,198 @@
+"""Arithmetic element by element where TVM's operators differ from ONNX's, or trap: division by 0 does on integers.
+
+Where ONNX leaves the result open, integers divided by 0 give 0, and the remainder is 0: what NumPy gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from tvm import relax, te, tirx, topi
+
+from tvmbridge.frontend.converters.casts import truncate
+from tvmbridge.frontend.operator import Converter, Operator
+
+Scalar: TypeAlias = Any  # an expression of TIR
+_MULTIPLIED = 64  # the largest exponent of integers that is multiplied out
+
+
+def _broadcast(op: Operator, name: str, combine: Callable[[Scalar, Scalar], Scalar]) -> relax.Expr:
+    """A kernel of two operands, of ONNX's broadcasting."""
+    shape = np.broadcast_shapes(op.shape(0), op.shape(1))
+
+    def at(tensor: te.Tensor, indices: tuple[Scalar, ...]) -> Scalar:
+        own = indices[len(indices) - len(tensor.shape) :]
+        return tensor(*(0 if int(extent) == 1 else i for i, extent in zip(own, tensor.shape, strict=True)))
+
+    def kernel(x: te.Tensor, y: te.Tensor) -> te.Tensor:
+        return te.compute(shape, lambda *i: combine(at(x, i), at(y, i)), name=name, tag=topi.tag.BROADCAST)
+
+    return op.compute(kernel, op.input(0), op.input(1), name=name)
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype.startswith("float")
+
+
+def _divide(op: Operator) -> relax.Expr | None:
+    dtype = op.dtype(0)
+    if _is_float(dtype):
+        return None
+
+    def quotient(x: Scalar, y: Scalar) -> Scalar:
+        zero = tirx.const(0, dtype)
+        made = tirx.truncdiv(x, _safe_divisor(y, dtype))
+        if dtype.startswith("int"):  # the lowest number has no negative
+            made = tirx.Select(y == tirx.const(-1, dtype), zero - x, made)
+        return tirx.Select(y == zero, zero, made)
+
+    return _broadcast(op, "divide_integers", quotient)
+
+
+def _safe_divisor(y: Scalar, dtype: str) -> Scalar:
+    """The divisor, 1 instead of 0 and -1."""
+    traps = y == tirx.const(0, dtype)
+    if dtype.startswith("int"):
+        traps = tirx.any(traps, y == tirx.const(-1, dtype))
+    return tirx.Select(traps, tirx.const(1, dtype), y)
+
+
+def _modulo(op: Operator) -> relax.Expr:
+    dtype, truncates = op.dtype(0), bool(op.attribute("fmod", 0))
+    if _is_float(dtype):
+        return _broadcast(op, "fmod" if truncates else "modulo", _truncated_rest if truncates else _floored_rest)
+    divide = tirx.truncmod if truncates else tirx.floormod
+
+    def rest(x: Scalar, y: Scalar) -> Scalar:  # of 1 and -1, there is none
+        made = divide(x, _safe_divisor(y, dtype))
+        return tirx.Select(y == tirx.const(0, dtype), tirx.const(0, dtype), made)
+
+    return _broadcast(op, "modulo_integers", rest)
+
+
+def _truncated_rest(x: Scalar, y: Scalar) -> Scalar:
+    dtype = str(x.ty)
+    if dtype == "float16":
+        return tirx.truncmod(x.astype("float32"), y.astype("float32")).astype(dtype)
+    return tirx.truncmod(x, y)
+
+
+def _floored_rest(x: Scalar, y: Scalar) -> Scalar:
+    """The rest has the sign of y; an infinite y is the rest where the signs differ."""
+    dtype = str(x.ty)
+    if dtype == "float16":
+        return _floored_rest(x.astype("float32"), y.astype("float32")).astype(dtype)
+    rest = tirx.Var("rest", dtype)
+    zero = tirx.const(0, dtype)
+    signed_zero = tirx.Select(y < zero, tirx.const(-0.0, dtype), zero)
+    differ = tirx.any(tirx.all(rest < zero, y > zero), tirx.all(rest > zero, y < zero))
+    moved = tirx.Select(differ, rest + y, rest)
+    return tirx.Let(rest, tirx.truncmod(x, y), tirx.Select(rest == zero, signed_zero, moved))
+
+
+def _power(op: Operator) -> relax.Expr | None:
+    """Of integers to a known whole exponent exactly, but for an overflow; all else in floats, as ONNX Runtime does."""
+    base, exponent = op.dtype(0), op.dtype(1)
+    known = op.constant(1)
+    if _is_float(base) and (_is_float(exponent) or _is_small(op)):
+        return None if base == exponent else relax.op.power(*_cast(op, base))
+    if known is not None and not _is_float(exponent) and known.size == 1 and 0 <= known.item() <= _MULTIPLIED:
+        shape = np.broadcast_shapes(op.shape(0), known.shape)
+        return relax.op.broadcast_to(_repeated_product(op, op.input(0), known.item()), shape)
+    made = op.emit(relax.op.power(*_cast(op, "float64")))
+    return relax.op.astype(made, base) if _is_float(base) else op.compute(truncate, made, base, name=f"cast_to_{base}")
+
+
+def _cast(op: Operator, dtype: str) -> list[relax.Expr]:
+    return [op.emit(relax.op.astype(op.input(position), dtype)) for position in (0, 1)]
+
+
+def _repeated_product(op: Operator, x: relax.Expr, count: int) -> relax.Expr:
+    """x as often as counted, by squaring."""
+    if count == 0:
+        return op.emit(relax.op.ones_like(x))
+    if count == 1:
+        return x
+    half = _repeated_product(op, x, count // 2)
+    square = op.emit(relax.op.multiply(half, half))
+    return op.emit(relax.op.multiply(square, x)) if count % 2 else square
+
+
+def _is_small(op: Operator) -> bool:
+    """Whether a float16 holds every exponent exactly."""
+    known = op.constant(1)
+    if known is not None:
+        return bool(np.all(np.abs(known.astype(np.float64)) <= 2048))
+    return op.dtype(1) in ("int8", "uint8")
+
+
+def _bit_shift(op: Operator) -> relax.Expr:
+    """A shift by less than 0, or by the width or more, leaves what the sign's extension alone does."""
+    dtype, left = op.dtype(0), op.attribute("direction") == "LEFT"
+    is_signed, width = dtype.startswith("int"), 8 * np.dtype(dtype).itemsize
+
+    def shifted(x: Scalar, y: Scalar) -> Scalar:
+        zero, last = tirx.const(0, dtype), tirx.const(width - 1, dtype)
+        within = tirx.all(y >= zero, y <= last) if is_signed else y <= last
+        amount = tirx.Select(within, y, last)
+        if is_signed and not left:
+            return x >> amount
+        return tirx.Select(within, (x << amount) if left else (x >> amount), zero)
+
+    return _broadcast(op, "bit_shift", shifted)
+
+
+def _sign(op: Operator) -> relax.Expr:
+    """Of NaN NaN, as NumPy and ONNX Runtime give; TVM gives 0."""
+    x, dtype = op.input(0), op.dtype(0)
+    if dtype.startswith("uint"):
+        return relax.op.minimum(x, op.const(1))
+    if not _is_float(dtype):
+        return relax.op.sign(x)
+    negative = op.emit(relax.op.less(x, op.const(0)))
+    below = op.emit(relax.op.where(negative, op.const(-1), x))
+    return relax.op.where(op.emit(relax.op.greater(x, op.const(0))), op.const(1), below)
+
+
+def _is_inf(op: Operator) -> relax.Expr:
+    x = op.input(0)
+    positive, negative = bool(op.attribute("detect_positive", 1)), bool(op.attribute("detect_negative", 1))
+    if positive and negative:
+        return relax.op.isinf(x)
+    if not positive and not negative:
+        return relax.op.zeros(op.shape(0), "bool")
+    return relax.op.equal(x, op.const(np.inf if positive else -np.inf))
+
+
+def _atanh(op: Operator) -> relax.Expr:
+    """log1p(2a / (1 - a)) / 2 of the amount, with its sign: TVM's quotient of sums loses all digits near 0."""
+
+    def scalar(x: Scalar) -> Scalar:
+        dtype = str(x.ty)
+        if dtype == "float16":
+            return scalar(x.astype("float32")).astype(dtype)
+        one, amount = tirx.const(1, dtype), tirx.abs(x)
+        grown, sum_ = tirx.Var("grown", dtype), tirx.Var("sum", dtype)
+        # log1p(u): the error of 1 + u is the same above as below the bar, and leaves the quotient.
+        logarithm = tirx.Select(sum_ == one, grown, grown * tirx.log(sum_) / (sum_ - one))
+        half = tirx.const(0.5, dtype) * tirx.Select(tirx.isinf(grown), grown, logarithm)
+        made = tirx.Select(x < tirx.const(0, dtype), -half, half)
+        return tirx.Let(grown, (amount + amount) / (one - amount), tirx.Let(sum_, one + grown, made))
+
+    def atanh(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *i: scalar(x(*i)), name="atanh", tag=topi.tag.ELEMWISE)
+
+    return op.compute(atanh, op.input(0))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Atanh": _atanh,
+    "BitShift": _bit_shift,
+    "Div": _divide,
+    "IsInf": _is_inf,
+    "Mod": _modulo,
+    "Pow": _power,
+    "Sign": _sign,
+}
