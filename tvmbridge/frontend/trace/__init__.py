@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 import tvm
-from onnx import helper, numpy_helper
 from tvm import relax
 
 from tvmbridge.errors import ModelError, UnboundValueError, UnsupportedOperatorError, is_interrupt, reason
@@ -276,7 +275,7 @@ class _Tracer:
         outer: what those graphs may read. outer_opsets: of domains whose version the body does not name.
         """
         given = {entry.name: entry for entry in op.node.attribute}
-        for name, value in op.attributes.items():
+        for name in op.attributes:
             if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
                 given[name] = onnx.defs.get_schema(op.op_type, op.opset, op.domain).attributes[name].default_value
         for entry in body.attribute_proto:
