@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from tvmbridge.frontend.operator import Operator, Tensor, element_type
+from tvmbridge.frontend.sparse_weights import dense
 
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-_MOST_DENSE_BYTES = 1 << 30
 
 
 def array(tensor: onnx.TensorProto) -> np.ndarray:
@@ -40,18 +38,6 @@ def constant(op: Operator) -> Tensor:
         if name in _NUMBERS:
             return Tensor.known(np.array(value, _NUMBERS[name]))
         if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
-            return Tensor.known(_dense(op, value))
+            element_type(value.values.data_type)
+            return Tensor.known(dense(value))
     op.refuse("a constant of strings")
-
-
-def _dense(op: Operator, sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = array(sparse.values), numpy_helper.to_array(sparse.indices)
-    size_bytes = math.prod(sparse.dims) * values.dtype.itemsize
-    if size_bytes > max(_MOST_DENSE_BYTES, values.nbytes):
-        op.refuse(f"the sparse constant would take {size_bytes / 2**30:.3g} GiB")
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense
