@@ -104,11 +104,11 @@ def test_an_input_without_elements_is_known():
     assert import_onnx(graph, shapes={"nothing": (0, 3)}).signature.outputs[0].shape == (2, 3)
 
 
-def test_a_sequence_as_output_is_refused():
-    node = helper.make_node("SequenceConstruct", ["x"], ["y"])
-    entry = helper.make_tensor_sequence_value_info("y", FLOAT, (2, 3))
-    with pytest.raises(ModelError, match="'y'"):
-        import_onnx(model([node], [value("x", (2, 3))], [entry]))
+def test_an_optional_without_a_value_as_output_is_refused():
+    held = helper.make_tensor_type_proto(FLOAT, (2, 3))
+    entry = helper.make_value_info("y", helper.make_optional_type_proto(held))
+    with pytest.raises(ModelError, match="output 'y' is no optional with a value"):
+        import_onnx(model([helper.make_node("Optional", [], ["y"], type=held)], [value("x", (2, 3))], [entry]))
 
 
 def test_a_sparse_constant_is_its_dense_value():

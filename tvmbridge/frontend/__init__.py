@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from onnx import numpy_helper
 
 from tvmbridge.errors import ModelError, ShapeError, UnboundValueError, UnsupportedOperatorError
+from tvmbridge.frontend.explicit_pads import spell_out_pads
 from tvmbridge.frontend.functions import inline_functions
 from tvmbridge.frontend.infer import infer_shapes
 from tvmbridge.frontend.input_defaults import drop_input_defaults
@@ -111,6 +112,7 @@ def _import(
     proto = upgrade_opset(proto)
     proto = attach_weights(proto, weights)
     proto = infer_shapes(proto)
+    proto = spell_out_pads(proto)
     proto = simplify(proto)
     check_operators(proto)
     proto = infer_shapes(proto)

@@ -41,8 +41,12 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return attach_weights(inferred, weights)
 
 
+_DEFAULTS = {"MeanVarianceNormalization": ("axes", [0, 2, 3]), "STFT": ("onesided", 1)}
+
+
 def _spell_out_defaults(model: onnx.ModelProto) -> None:
-    """Attributes for whose absence onnx infers another shape than the operator's definition says."""
+    """Attributes in whose absence onnx infers another shape than the operator's definition says, or fails."""
     for node in nodes(model):
-        if node.op_type == "STFT" and not any(entry.name == "onesided" for entry in node.attribute):
-            node.attribute.append(onnx.helper.make_attribute("onesided", 1))
+        name, default = _DEFAULTS.get(node.op_type, ("", None))
+        if name and not any(entry.name == name for entry in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute(name, default))

@@ -1,7 +1,4 @@
-"""Arithmetic element by element where TVM's operators differ from ONNX's, or trap: division by 0 does on integers.
-
-Where ONNX leaves the result open, integers divided by 0 give 0, and the remainder is 0: what NumPy gives.
-"""
+"""Arithmetic element by element where TVM's operators differ from ONNX's."""
 
 from __future__ import annotations
 
@@ -36,47 +33,11 @@ def _is_float(dtype: str) -> bool:
     return dtype.startswith("float")
 
 
-def _divide(op: Operator) -> relax.Expr | None:
-    dtype = op.dtype(0)
-    if _is_float(dtype):
+def _modulo(op: Operator) -> relax.Expr | None:
+    """All but the floored rest of floats is TVM's to compute: its own is NaN of an infinite divisor."""
+    if op.attribute("fmod", 0) or not _is_float(op.dtype(0)):
         return None
-
-    def quotient(x: Scalar, y: Scalar) -> Scalar:
-        zero = tirx.const(0, dtype)
-        made = tirx.truncdiv(x, _safe_divisor(y, dtype))
-        if dtype.startswith("int"):  # the lowest number has no negative
-            made = tirx.Select(y == tirx.const(-1, dtype), zero - x, made)
-        return tirx.Select(y == zero, zero, made)
-
-    return _broadcast(op, "divide_integers", quotient)
-
-
-def _safe_divisor(y: Scalar, dtype: str) -> Scalar:
-    """The divisor, 1 instead of 0 and -1."""
-    traps = y == tirx.const(0, dtype)
-    if dtype.startswith("int"):
-        traps = tirx.any(traps, y == tirx.const(-1, dtype))
-    return tirx.Select(traps, tirx.const(1, dtype), y)
-
-
-def _modulo(op: Operator) -> relax.Expr:
-    dtype, truncates = op.dtype(0), bool(op.attribute("fmod", 0))
-    if _is_float(dtype):
-        return _broadcast(op, "fmod" if truncates else "modulo", _truncated_rest if truncates else _floored_rest)
-    divide = tirx.truncmod if truncates else tirx.floormod
-
-    def rest(x: Scalar, y: Scalar) -> Scalar:  # of 1 and -1, there is none
-        made = divide(x, _safe_divisor(y, dtype))
-        return tirx.Select(y == tirx.const(0, dtype), tirx.const(0, dtype), made)
-
-    return _broadcast(op, "modulo_integers", rest)
-
-
-def _truncated_rest(x: Scalar, y: Scalar) -> Scalar:
-    dtype = str(x.ty)
-    if dtype == "float16":
-        return tirx.truncmod(x.astype("float32"), y.astype("float32")).astype(dtype)
-    return tirx.truncmod(x, y)
+    return _broadcast(op, "modulo", _floored_rest)
 
 
 def _floored_rest(x: Scalar, y: Scalar) -> Scalar:
@@ -190,7 +151,6 @@ def _atanh(op: Operator) -> relax.Expr:
 CONVERTERS: dict[str, Converter] = {
     "Atanh": _atanh,
     "BitShift": _bit_shift,
-    "Div": _divide,
     "IsInf": _is_inf,
     "Mod": _modulo,
     "Pow": _power,

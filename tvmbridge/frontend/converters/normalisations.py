@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
-from tvm import relax
+from tvm import relax, te, tirx
 
 from tvmbridge.frontend.converters.reductions import cast
 from tvmbridge.frontend.operator import Converter, Operator
 
 
+def _wide(dtype: str) -> str:
+    """What statistics are computed in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _standardise(
+    op: Operator, x: relax.Expr, axes: list[int], epsilon: float
+) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """(x - mean) / deviation over axes; the mean; 1 / deviation."""
+    mean = op.emit(relax.op.mean(x, axes, keepdims=True))
+    distance = op.emit(relax.op.subtract(x, mean))
+    variance = op.emit(relax.op.mean(op.emit(relax.op.multiply(distance, distance)), axes, keepdims=True))
+    enlarged = op.emit(relax.op.add(variance, relax.const(epsilon, str(x.ty.dtype))))
+    inverse = op.emit(relax.op.divide(relax.const(1, str(x.ty.dtype)), op.emit(relax.op.sqrt(enlarged))))
+    return op.emit(relax.op.multiply(distance, inverse)), mean, inverse
+
+
 def _instance_norm(op: Operator) -> relax.Expr:
-    """A group norm of as many groups as there are channels."""
+    """A group norm of as many groups as there are channels; of float64, which TVM's lacks, its steps."""
     x, scale, shift = op.inputs
-    axes = list(range(2, len(op.shape(0))))
-    return relax.op.nn.group_norm(x, scale, shift, op.shape(0)[1], 1, axes, op.attribute("epsilon", 1e-5))
+    axes, epsilon = list(range(2, len(op.shape(0)))), op.attribute("epsilon", 1e-5)
+    if op.dtype(0) != "float64":
+        return relax.op.nn.group_norm(x, scale, shift, op.shape(0)[1], 1, axes, epsilon)
+    normal, _, _ = _standardise(op, x, axes, epsilon)
+    channels = [-1, *[1] * len(axes)]
+    scale, shift = (op.emit(relax.op.reshape(row, channels)) for row in (scale, shift))
+    return op.emit(relax.op.add(op.emit(relax.op.multiply(normal, scale)), shift))
+
+
+def _layer_norm(op: Operator) -> list[relax.Expr] | None:
+    """TVM's has parameters of the normalised shape and one result; here are the others."""
+    shape, dtype = op.shape(0), op.dtype(0)
+    axis = op.attribute("axis", -1) % len(shape)
+    fits = all(op.shape(position) == shape[axis:] for position in (1, 2) if op.has(position))
+    if fits and not any(op.used[1:]):
+        return None
+    x = cast(op, op.input(0), _wide(dtype))
+    normal, mean, inverse = _standardise(op, x, list(range(axis, len(shape))), op.attribute("epsilon", 1e-5))
+    y = op.emit(relax.op.multiply(cast(op, normal, dtype), op.input(1)))
+    if op.has(2):
+        y = op.emit(relax.op.add(y, op.input(2)))
+    statistics = [cast(op, value, op.result_dtype(k)) for k, value in enumerate((mean, inverse), 1) if k < len(op.used)]
+    return [y, *statistics]
+
+
+def _local_response_norm(op: Operator) -> relax.Expr | None:
+    """TVM's is of 3 or 4 axes, and as many channels before as after."""
+    shape, size, dtype = op.shape(0), int(op.attribute("size")), op.dtype(0)
+    if len(shape) in (3, 4) and size % 2:
+        return None
+    wide, count, before = _wide(dtype), shape[1], (size - 1) // 2
+
+    def sum_of_squares(tensor: te.Tensor) -> te.Tensor:
+        beside = te.reduce_axis((0, size))
+
+        def element(*index: tirx.Var) -> tirx.Expr:
+            channel = index[1] + beside.var - before
+            value = tensor(index[0], tirx.min(tirx.max(channel, 0), count - 1), *index[2:])
+            inside = tirx.all(channel >= 0, channel < count)
+            return te.sum(tirx.Select(inside, value * value, tirx.const(0, wide)), axis=beside)
+
+        return te.compute(shape, element, name="squares")
+
+    x = cast(op, op.input(0), wide)
+    factor = relax.const(op.attribute("alpha", 1e-4) / size, wide)
+    part = op.emit(relax.op.multiply(op.compute(sum_of_squares, x), factor))
+    base = op.emit(relax.op.add(part, relax.const(op.attribute("bias", 1.0), wide)))
+    divisor = op.emit(relax.op.power(base, relax.const(op.attribute("beta", 0.75), wide)))
+    return cast(op, op.emit(relax.op.divide(x, divisor)), dtype)
 
 
 def _batch_norm(op: Operator) -> list[relax.Expr] | None:
@@ -52,7 +116,7 @@ def _lp_normalization(op: Operator) -> relax.Expr:
     power, dtype = op.attribute("p", 2), op.dtype(0)
     if power not in (1, 2):
         op.refuse(f"a norm of order {power}: ONNX has 1 and 2")
-    wide = "float32" if dtype == "float16" else dtype
+    wide = _wide(dtype)
     x = cast(op, op.input(0), wide)
     powers = op.emit(relax.op.abs(x) if power == 1 else relax.op.multiply(x, x))
     norm = op.emit(relax.op.sum(powers, op.attribute("axis", -1), keepdims=True))
@@ -68,5 +132,7 @@ def _lp_normalization(op: Operator) -> relax.Expr:
 CONVERTERS: dict[str, Converter] = {
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
+    "LRN": _local_response_norm,
+    "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,
 }
