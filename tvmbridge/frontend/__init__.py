@@ -28,6 +28,7 @@ from tvmbridge.frontend.read import LoadedModel, read_model
 from tvmbridge.frontend.sequence_values import Lengths, spread_inputs, with_tensors
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.simplify import simplify
+from tvmbridge.frontend.sparse_weights import densify
 from tvmbridge.frontend.walk import opset
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 from tvmbridge.signature import ModelSignature
@@ -100,7 +101,7 @@ def _import(
     lengths: Lengths,
 ) -> ImportedModel:
     given_opset = opset(loaded.proto) or 1
-    proto = drop_input_defaults(loaded.proto)
+    proto = densify(drop_input_defaults(loaded.proto))
     proto = spread_inputs(proto, lengths)
     proto = bind_values(proto, values)
     bound = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer if entry.name in values}

@@ -41,7 +41,9 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_misread(node: onnx.NodeProto) -> bool:
-    """Whether a rule of the optimizer drops an attribute: a batch norm's mode, how a CastLike rounds."""
+    """Whether the optimizer drops an attribute (a batch norm's mode, how a CastLike rounds), or draws once for all."""
+    if node.op_type == "Bernoulli":
+        return True
     if node.op_type == "CastLike":
         return any(entry.name in ("saturate", "round_mode") for entry in node.attribute)
     return node.op_type == "BatchNormalization" and (

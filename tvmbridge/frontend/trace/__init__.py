@@ -31,7 +31,7 @@ from tvmbridge.frontend.trace.node_values import (
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
 
-_MOST_IN_BODIES = 50_000  # nodes of branches and loops, each counted as often as it is traced
+_MOST_IN_BODIES = 50_000  # nodes of branches and loops, as often as they are traced, and what they are written out to
 Scope = dict[str, Value]
 
 
@@ -87,7 +87,7 @@ class _Tracer:
         self._read = {entry.name for entry in graph.output}
         collect_reads(graph.node, self._read)
         self._folder = Folder(sum(len(tensor.raw_data) for tensor in graph.initializer))
-        self._in_bodies = 0  # nodes traced there so far
+        self._depth, self._in_bodies = 0, 0  # of the bodies around the node that is traced; nodes traced in any so far
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
         """The graph's own initializers."""
@@ -96,6 +96,7 @@ class _Tracer:
     def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: dict[str, int]) -> None:
         """Trace nodes in order; their results enter the scope."""
         for node in nodes:
+            self._in_bodies += self._depth > 0
             for name, value in zip(node.output, self._trace(node, scope, opsets), strict=False):
                 if name and value is not None:
                     scope[name] = value
@@ -169,13 +170,17 @@ class _Tracer:
             return (read_constant(op),)
 
         def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
-            self._in_bodies += max(1, len(body.node))
+            self._in_bodies += 1
             if self._in_bodies > _MOST_IN_BODIES:
                 op.refuse(f"branches and loops would unroll into more than {_MOST_IN_BODIES} nodes")
             inner = {**scope, **self.constants(body), **given}
             collect_reads(body.node, self._read)
             self._read.update(entry.name for entry in body.output)
-            self.run(body.node, inner, opsets)
+            self._depth += 1
+            try:
+                self.run(body.node, inner, opsets)
+            finally:
+                self._depth -= 1
             return [inner[entry.name] for entry in body.output]
 
         return (

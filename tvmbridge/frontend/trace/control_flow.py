@@ -70,6 +70,8 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
     carried = _given(op, op.operands[2:])
     stacked: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     iteration = 0
+    if running and _goes_on(body) and (trips is None or trips * max(1, len(body.node)) > _MOST_NODES):
+        op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
     while running and (trips is None or iteration < trips):
         if (iteration + 1) * max(1, len(body.node)) > _MOST_NODES:
             op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
@@ -80,8 +82,17 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
         for results, value in zip(stacked, made[len(carried) :], strict=True):
             results.append(_tensor(op, value))
         iteration += 1
-        running = _known_condition(op, condition)
+        running = iteration != trips and _known_condition(op, condition)
     return [*carried, *(_stack(op, results, position) for position, results in enumerate(stacked, len(carried)))]
+
+
+def _goes_on(body: onnx.GraphProto) -> bool:
+    """Whether the body hands its condition on as it is."""
+    made = {name: node for node in body.node for name in node.output}
+    name = body.output[0].name
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    return name == body.input[1].name
 
 
 def _known_condition(op: Operator, condition: Value) -> bool:

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tvmbridge.frontend.operator import Operator, Tensor, element_type
+from tvmbridge.frontend.sparse_weights import dense
 
 
 def collect_reads(nodes: Iterable[onnx.NodeProto], found: set[str]) -> None:
@@ -62,15 +63,6 @@ def read_constant(op: Operator) -> Tensor:
         if name in _NUMBERS:
             return Tensor.known(np.array(value, _NUMBERS[name]))
         if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
-            return Tensor.known(_dense(value))
+            element_type(value.values.data_type)
+            return Tensor.known(dense(value))
     op.refuse("a constant of strings")
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = read_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense

@@ -12,27 +12,25 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmbridge.errors import is_interrupt, reason
-from tvmbridge.frontend.operator import Operator, Tensor, static_shape
+from tvmbridge.frontend.operator import Operator, Tensor
 from tvmbridge.frontend.operators import tvm_takes
-from tvmbridge.frontend.refusals import why_miscomputed
 
-_LARGE_ELEMENTS = 1 << 24
+_DECIDES_NO_SHAPE = 1024  # elements: a tensor of more is data
 
 
 def convert(op: Operator) -> list[relax.Expr] | None:
-    """The results by TVM's converter; None where TVM has none. Refuses what it would compute wrongly, or fails on."""
+    """The results by TVM's converter; None where TVM has none. Refuses what it fails on."""
     if not tvm_takes(op.op_type, op.domain):
         return None
-    why = why_miscomputed(op)
-    if why is not None:
-        op.refuse(why)
     inputs = onnx_frontend.onnx_input()
-    hide = _would_compute_much(op)
+    # What is known but was not folded is large, and the converters would compute it with NumPy if they saw it.
+    known = all(value is None or (isinstance(value, Tensor) and value.array is not None) for value in op.operands)
     for position, value in enumerate(op.operands):
         if value is not None and not isinstance(value, Tensor):
             op.refuse(f"its input {position} is no tensor")
         expr = None if value is None else value.expr
-        inputs.append(op.emit(expr) if hide and position == 0 else expr)
+        hidden = known and isinstance(value, Tensor) and math.prod(value.shape) > _DECIDES_NO_SHAPE
+        inputs.append(op.emit(expr) if hidden else expr)
     try:
         # The importer prints what it fails on and warns of names: this is a library.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -49,13 +47,6 @@ def convert(op: Operator) -> list[relax.Expr] | None:
         bound = op.emit(result)
         return [op.emit(relax.TupleGetItem(bound, index)) for index in range(len(result.ty.fields))]
     return [result]
-
-
-def _would_compute_much(op: Operator) -> bool:
-    """Whether the converter, which computes with NumPy where it sees constants alone, would make a large one."""
-    shape = static_shape(op.results[0]) if op.results else None
-    known = all(value is None or (isinstance(value, Tensor) and value.array is not None) for value in op.operands)
-    return known and op.has(0) and shape is not None and math.prod(shape) > _LARGE_ELEMENTS
 
 
 def _call(op: Operator, inputs: Any) -> relax.Expr:
