@@ -43,6 +43,8 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if version < _NEW_FORMS:
         _keep_resizes(upgraded)
         _drop_zero_fillers(upgraded)
+    for graph in graphs(upgraded):
+        _flatten_hardmax(graph)
     return upgraded
 
 
@@ -62,6 +64,27 @@ def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
             filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
             if filler is not None and not onnx.numpy_helper.to_array(filler).any():
                 del node.input[2]
+
+
+def _flatten_hardmax(graph: onnx.GraphProto) -> None:
+    """Say in op-set 13 what a Hardmax meant before: all axes from `axis` on are one. onnx copies the node as it is."""
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "Hardmax" or node.domain not in STANDARD_DOMAINS:
+            written.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        flat, hot, shape = (f"{y}__{part}" for part in ("flat", "hot", "shape"))
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+        written += [
+            onnx.helper.make_node("Flatten", [x], [flat], axis=axis),
+            onnx.helper.make_node("Hardmax", [flat], [hot], node.name, axis=1),
+            onnx.helper.make_node("Shape", [x], [shape]),
+            onnx.helper.make_node("Reshape", [hot, shape], [y]),
+        ]
+    if len(written) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(written)
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:

@@ -14,18 +14,14 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from tvmbridge.errors import is_interrupt, reason
 from tvmbridge.frontend.operator import Operator, Tensor, static_shape
 from tvmbridge.frontend.operators import tvm_takes
-from tvmbridge.frontend.refusals import why_miscomputed
 
 _LARGE_ELEMENTS = 1 << 24
 
 
 def convert(op: Operator) -> list[relax.Expr] | None:
-    """The results by TVM's converter; None where TVM has none. Refuses what it would compute wrongly, or fails on."""
+    """The results by TVM's converter; None where TVM has none. Refuses what it fails on."""
     if not tvm_takes(op.op_type, op.domain):
         return None
-    why = why_miscomputed(op)
-    if why is not None:
-        op.refuse(why)
     inputs = onnx_frontend.onnx_input()
     hide = _would_compute_much(op)
     for position, value in enumerate(op.operands):
