@@ -110,6 +110,12 @@ def test_old_op_sets_sample_from_the_corner(op_type: str, opset: int, scales: tu
     np.testing.assert_allclose(backend.run_model(graph, [numbers(SHAPE)])[0], expected, rtol=1e-5, atol=1e-4)
 
 
+def test_a_single_sample_lies_on_the_first_element_as_pytorch_has_it() -> None:
+    graph = resize(sizes=(2, 3, 3, 1), mode="cubic", coordinate_transformation_mode="pytorch_half_pixel")
+    (expected,) = ReferenceSession(graph, threads=1).run({"x": numbers(SHAPE)}).values()
+    np.testing.assert_allclose(backend.run_model(graph, [numbers(SHAPE)])[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_common_images_use_the_operator_that_can_be_laid_out() -> None:
     for options in ({"mode": "nearest", "nearest_mode": "floor"}, {"mode": "linear"}):
         assert "R.image.resize2d(" in str(import_onnx(resize(1, 1, 2, 2, **options)).module)

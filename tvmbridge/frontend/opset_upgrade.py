@@ -40,12 +40,30 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if names != _interface(upgraded):
         return model
-    for graph in graphs(upgraded):
-        _flatten_hardmax(graph)
     if version < _NEW_FORMS:
         _keep_resizes(upgraded)
         _drop_zero_fillers(upgraded)
+    for graph in graphs(upgraded):
+        _flatten_hardmax(graph)
     return upgraded
+
+
+def _keep_resizes(upgraded: onnx.ModelProto) -> None:
+    """Say where samples lay and how they were rounded before op-set 11: onnx leaves the new defaults in force."""
+    for node in nodes(upgraded):
+        if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", OLD_ROUNDING)):
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
+    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded."""
+    for graph in graphs(upgraded):
+        values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+        for node in graph.node:
+            filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
+            if filler is not None and not onnx.numpy_helper.to_array(filler).any():
+                del node.input[2]
 
 
 def _flatten_hardmax(graph: onnx.GraphProto) -> None:
@@ -67,24 +85,6 @@ def _flatten_hardmax(graph: onnx.GraphProto) -> None:
     if len(written) > len(graph.node):
         del graph.node[:]
         graph.node.extend(written)
-
-
-def _keep_resizes(upgraded: onnx.ModelProto) -> None:
-    """Say where samples lay and how they were rounded before op-set 11: onnx leaves the new defaults in force."""
-    for node in nodes(upgraded):
-        if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
-            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", OLD_ROUNDING)):
-                node.attribute.append(onnx.helper.make_attribute(name, value))
-
-
-def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
-    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded."""
-    for graph in graphs(upgraded):
-        values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
-        for node in graph.node:
-            filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
-            if filler is not None and not onnx.numpy_helper.to_array(filler).any():
-                del node.input[2]
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:

@@ -186,7 +186,7 @@ def _samples(lots: int, x: te.Tensor, at: te.Tensor, mask: te.Tensor | None = No
 def _corner(
     x: te.Tensor, leading: tuple[tvm.ir.Expr, tvm.ir.Expr], at: list[tvm.ir.Expr], corner: tuple[int, ...]
 ) -> tvm.ir.Expr:
-    """One of the elements around a place, by its share; zero where it is outside."""
+    """One of the elements around a place, by its share; zero, and not read, where it is outside."""
     wide, share, inside, index = str(at[0].ty.dtype), None, [], []
     for axis, far in enumerate(corner):
         low = tirx.floor(at[axis])
@@ -195,7 +195,7 @@ def _corner(
         whole, last = low.astype("int32") + far, x.shape[2 + axis] - 1
         inside.append(tirx.all(whole >= 0, whole <= last))
         index.append(tirx.max(tirx.min(whole, last), 0))
-    return tirx.Select(tirx.all(*inside), x(*leading, *index).astype(wide) * share, tirx.const(0, wide))
+    return tirx.if_then_else(tirx.all(*inside), x(*leading, *index).astype(wide) * share, tirx.const(0, wide))
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -50,8 +50,8 @@ def _coordinates(axis: _Axis, mode: str) -> _Floats:
         return index * (end - start) * last / (length - 1) + start * last
     if mode == "tf_half_pixel_for_nn":
         return (index + 0.5) / scale
-    if mode == "pytorch_half_pixel" and length == 1:
-        return np.full(axis.made, -0.5)
+    if mode == "pytorch_half_pixel" and axis.made == 1:
+        return np.zeros(1)
     shift = axis.count / 2 * (1 - axis.made / length) if mode == "half_pixel_symmetric" else 0.0
     return shift + (index + 0.5) / scale - 0.5
 
