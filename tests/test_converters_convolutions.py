@@ -172,3 +172,9 @@ def test_a_convolution_over_four_axes_is_refused_by_name() -> None:
     graph = one_node("Conv", random_weight((2, 2, 1, 1, 1, 1)), shape=(1, 2, 3, 3, 3, 3), dtype=TensorProto.FLOAT)
     with pytest.raises(UnsupportedOperatorError, match="4 axes"):
         import_onnx(graph)
+
+
+def test_what_onnx_contradicts_itself_on_is_refused_by_name() -> None:
+    given = {"auto_pad": "SAME_UPPER", "output_padding": [1], "strides": [2]}
+    with pytest.raises(UnsupportedOperatorError, match="output_padding"):
+        import_onnx(one_node("ConvTranspose", random_weight((2, 2, 3)), shape=(1, 2, 5), **given))

@@ -132,6 +132,13 @@ def test_an_update_beyond_the_cache_writes_nothing_outside() -> None:
     np.testing.assert_array_equal(output, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_an_old_pad_of_any_float_is_filled_with_zeros(dtype: str) -> None:
+    graph = one_node("Pad", shape=(2, 3), dtype=kind(dtype), opset=9, pads=[1, 0, 0, 2])
+    x = numbers((2, 3), dtype)
+    np.testing.assert_array_equal(backend.run_model(graph, [x])[0], np.pad(x, [(1, 0), (0, 2)]))
+
+
 def test_pads_that_crop_agree_with_onnx_runtime() -> None:
     graph = one_node("Pad", np.array([0, -1, 2, 1, 0, -2]), shape=SHAPE, mode="edge", dtype=TensorProto.INT32)
     x = numbers(SHAPE, "int32")

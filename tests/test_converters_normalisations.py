@@ -158,3 +158,9 @@ def test_softmaxes_of_old_op_sets_take_all_axes_from_one_on_as_one(op_type: str)
     x = drawn(3, 4, 5)
     right = np.exp(x) / np.exp(x).sum((1, 2), keepdims=True)
     assert_node(op_type, [x], axis=1, opset=11, expected=[np.log(right) if op_type == "LogSoftmax" else right])
+
+
+def test_a_softmax_of_more_halves_than_a_half_can_count_is_no_zero() -> None:
+    x = np.zeros((1, 70_001), np.float16)
+    right = np.full(x.shape, 1 / 70_001, np.float16)
+    assert_node("Softmax", [x], axis=-1, opset=13, expected=[right], tolerance=1e-7)

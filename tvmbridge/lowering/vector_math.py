@@ -3,7 +3,7 @@
 TVM makes a call of libm for every element of them, and a loop with a call in it is no vector loop. Here each is a few
 multiply-adds without branches or tables, so that it becomes vector instructions whatever the schedule does with it.
 Before: scheduled PrimFuncs. After: none of these calls on float32; on float16 they are computed in float32. float64 is
-left alone.
+left alone. To round to the nearest integer takes the one instruction that there is for it, in any float.
 
 Error bounds, over all finite float32 where the result is a normal number, in units in the last place (ulp); the first
 is for targets with fused multiply-add (x86-64-v3 and later, aarch64), the second for those without:

@@ -30,7 +30,7 @@ def _convert(op: Operator, dtype: str) -> relax.Expr:
     if dtype == op.type(0):
         return x
     if dtype == "bool":
-        return x if given == "bool" else relax.op.not_equal(x, op.const(0))
+        return _is_set(op, x)
     if dtype in CARRIERS and carrier(dtype) == "float32":
         if given not in ("float32", "float64"):
             x = op.emit(relax.op.astype(x, "float32"))
@@ -42,6 +42,14 @@ def _convert(op: Operator, dtype: str) -> relax.Expr:
     elif given != carrier(dtype):
         x = op.emit(relax.op.astype(x, carrier(dtype)))
     return rounded(op.builder, x, dtype) if dtype in CARRIERS else x
+
+
+def _is_set(op: Operator, x: relax.Expr) -> relax.Expr:
+    """Whether a number is not 0; of NaN, too, which compiled code finds neither equal nor unequal to it."""
+    if op.dtype(0) == "bool":
+        return x
+    unequal = op.emit(relax.op.not_equal(x, op.const(0)))
+    return relax.op.logical_or(unequal, op.emit(relax.op.isnan(x))) if op.dtype(0).startswith("float") else unequal
 
 
 def truncate(x: te.Tensor, dtype: str) -> te.Tensor:

@@ -105,8 +105,10 @@ def _conv_transpose(op: Operator) -> relax.Expr:
         for extent, stride, reach in zip(window.given, window.strides, window.reach, strict=True)
     ]
     before, auto_pad = window.before, op.attribute("auto_pad", "NOTSET")
-    if op.attribute("output_shape") is not None or auto_pad.startswith("SAME"):
-        extra = op.attribute("output_padding") or (0,) * rank
+    extra, wanted_shape = op.attribute("output_padding") or (0,) * rank, op.attribute("output_shape")
+    if auto_pad.startswith("SAME") and any(extra) and wanted_shape is None:
+        op.refuse("auto_pad with output_padding, of which ONNX infers another shape than it defines")
+    if wanted_shape is not None or auto_pad.startswith("SAME"):
         cut = [max(0, reached + more - wanted) for reached, more, wanted in zip(full, extra, made, strict=True)]
         before = tuple(pad // 2 if auto_pad == "SAME_UPPER" else pad - pad // 2 for pad in cut)
     beyond = [wanted + pad - reached for wanted, pad, reached in zip(made, before, full, strict=True)]

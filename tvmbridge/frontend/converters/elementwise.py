@@ -47,7 +47,8 @@ def _floored_rest(x: Scalar, y: Scalar) -> Scalar:
         return _floored_rest(x.astype("float32"), y.astype("float32")).astype(dtype)
     rest = tirx.Var("rest", dtype)
     zero = tirx.const(0, dtype)
-    signed_zero = tirx.Select(y < zero, tirx.const(-0.0, dtype), zero)
+    amount = tirx.abs(rest)  # TVM takes constants of 0 and -0 for the same
+    signed_zero = tirx.Select(y < zero, amount * tirx.const(-1, dtype), amount)
     differ = tirx.any(tirx.all(rest < zero, y > zero), tirx.all(rest > zero, y < zero))
     moved = tirx.Select(differ, rest + y, rest)
     return tirx.Let(rest, tirx.truncmod(x, y), tirx.Select(rest == zero, signed_zero, moved))
@@ -127,6 +128,21 @@ def _is_inf(op: Operator) -> relax.Expr:
     return relax.op.equal(x, op.const(np.inf if positive else -np.inf))
 
 
+def _not(op: Operator) -> relax.Expr:
+    """TVM turns what denies a comparison into the opposite one, which with NaN is as false: it sees no bits through."""
+    return relax.op.bitwise_xor(op.input(0), relax.const(True, "bool"))
+
+
+def _equal(op: Operator) -> relax.Expr | None:
+    """TVM takes every number to equal itself, and NaN does not; booleans it compares in a way that LLVM refuses."""
+    x, y = op.input(0), op.input(1)
+    if op.dtype(0) == "bool":
+        return relax.op.bitwise_xor(op.emit(relax.op.bitwise_xor(x, y)), relax.const(True, "bool"))
+    if _is_float(op.dtype(0)) and x.same_as(y):
+        return relax.op.bitwise_xor(op.emit(relax.op.isnan(x)), relax.const(True, "bool"))
+    return None
+
+
 def _atanh(op: Operator) -> relax.Expr:
     """log1p(2a / (1 - a)) / 2 of the amount, with its sign: TVM's quotient of sums loses all digits near 0."""
 
@@ -151,8 +167,12 @@ def _atanh(op: Operator) -> relax.Expr:
 CONVERTERS: dict[str, Converter] = {
     "Atanh": _atanh,
     "BitShift": _bit_shift,
+    "Equal": _equal,
+    "GreaterOrEqual": _equal,
     "IsInf": _is_inf,
+    "LessOrEqual": _equal,
     "Mod": _modulo,
+    "Not": _not,
     "Pow": _power,
     "Sign": _sign,
 }

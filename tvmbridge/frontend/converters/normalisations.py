@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import relax, te, tirx
 
 from tvmbridge.frontend.converters.reductions import cast
 from tvmbridge.frontend.operator import Converter, Operator
+
+_GREATEST_HALF = 65504
 
 
 def _wide(dtype: str) -> str:
@@ -129,10 +133,53 @@ def _lp_normalization(op: Operator) -> relax.Expr:
     return cast(op, op.emit(relax.op.where(none, relax.const(0, wide), quotient)), dtype)
 
 
+def _softmax(op: Operator) -> relax.Expr | None:
+    """Of float16 as ONNX defines it, step by step in float16: powers and their sum are rounded, like the quotients.
+
+    No power is above 1: only sums of more of them than float16 can count are left as they are, to TVM.
+    """
+    shape = op.shape(0)
+    if op.dtype(0) != "float16" or op.version < 13 or not shape or shape[op.attribute("axis", -1)] > _GREATEST_HALF:
+        return None
+    axis = op.attribute("axis", -1) % len(shape)
+
+    def softmax(tensor: te.Tensor) -> te.Tensor:
+        outer = [size for number, size in enumerate(tensor.shape) if number != axis]
+
+        def row(index: tuple[tirx.Var, ...]) -> tuple[tirx.Var, ...]:
+            return index[:axis] + index[axis + 1 :]
+
+        def along(make: Callable[..., tirx.Expr], values: te.Tensor) -> te.Tensor:
+            step = te.reduce_axis((0, tensor.shape[axis]))
+
+            def element(*index: tirx.Var) -> tirx.Expr:
+                return make(values(*index[:axis], step.var, *index[axis:]).astype("float32"), axis=step)
+
+            return te.compute(outer, element, name=f"softmax_{make.__name__}")
+
+        top = along(te.max, tensor)
+        powers = te.compute(
+            tensor.shape,
+            lambda *index: te.exp(tensor(*index).astype("float32") - top(*row(index))).astype("float16"),
+            name="softmax_exp",
+        )
+        total = along(te.sum, powers)
+        return te.compute(
+            tensor.shape,
+            lambda *index: (
+                powers(*index).astype("float32") / total(*row(index)).astype("float16").astype("float32")
+            ).astype("float16"),
+            name="softmax_norm",
+        )
+
+    return op.compute(softmax, op.input(0))
+
+
 CONVERTERS: dict[str, Converter] = {
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "LRN": _local_response_norm,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,
+    "Softmax": _softmax,
 }

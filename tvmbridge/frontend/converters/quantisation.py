@@ -1,4 +1,4 @@
-"""Quantised tensors: to them and back, and products of them, which are exact sums of int32.
+"""Quantised tensors: to them and back, and products of them, which are exact sums.
 
 What follows a product of integers is written as plain operators, so that it fuses with the product.
 """
@@ -16,14 +16,14 @@ from tvmbridge.frontend.narrow_types import rounded
 from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, is_constant, numpy_type
 
 
-def cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
+def _cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
     """x in another dtype; of a constant, a constant, which a kernel of one number holds in its code."""
     if is_constant(x):
         return relax.const(x.value.numpy().astype(dtype), dtype)
     return x if str(x.ty.dtype) == dtype else op.emit(relax.op.astype(x, dtype))
 
 
-def saturated(
+def _saturated(
     op: Operator, steps: relax.Expr, dtype: str, zero: relax.Expr | None = None, *, saturate: bool = True
 ) -> relax.Expr:
     """A quantised tensor in its carrier: rounded half to even, moved by the zero point, cut to the type's limits.
@@ -34,7 +34,7 @@ def saturated(
     wide = str(steps.ty.dtype)
     if not dtype.startswith(("int", "uint")):
         if zero is not None:
-            steps = op.emit(relax.op.add(steps, cast(op, zero, wide)))
+            steps = op.emit(relax.op.add(steps, _cast(op, zero, wide)))
         limit = float(ml_dtypes.finfo(numpy_type(dtype)).max)
         if saturate:
             steps = op.emit(relax.op.clip(steps, -limit, limit))
@@ -42,20 +42,20 @@ def saturated(
     limits = ml_dtypes.iinfo(numpy_type(dtype)) if dtype in CARRIERS else np.iinfo(dtype)
     whole = op.emit(relax.op.round(steps))
     if zero is not None:
-        whole = op.emit(relax.op.add(whole, cast(op, zero, wide)))
-    return cast(op, op.emit(relax.op.clip(whole, float(limits.min), float(limits.max))), carrier(dtype))
+        whole = op.emit(relax.op.add(whole, _cast(op, zero, wide)))
+    return _cast(op, op.emit(relax.op.clip(whole, float(limits.min), float(limits.max))), carrier(dtype))
 
 
-def scalar(op: Operator, position: int) -> relax.Expr | None:
+def _scalar(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point of one element as a scalar; None where it is absent. Refuses one of more elements."""
     if not op.has(position):
         return None
     if math.prod(op.shape(position)) != 1:
         op.refuse(f"its input {position} has more than one element")
-    return reshaped(op, op.input(position), ())
+    return _reshaped(op, op.input(position), ())
 
 
-def reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+def _reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
     """x in another shape; of a constant, a constant."""
     if is_constant(x):
         return relax.const(x.value.numpy().reshape(shape))
@@ -77,11 +77,11 @@ def _spread(op: Operator, position: int) -> relax.Expr | None:
     axis, block = op.attribute("axis", 1), op.attribute("block_size", 0)
     axis = axis % len(shape) if len(shape) > 1 else 0
     if math.prod(given) == 1:
-        return reshaped(op, value, ())
+        return _reshaped(op, value, ())
     if not block:
         if len(given) != 1:
             op.refuse("a scale of several axes without block_size")
-        return reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
+        return _reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
     if is_constant(value):
         return relax.const(np.repeat(value.value.numpy(), block, axis).take(range(shape[axis]), axis))
     repeated = op.emit(relax.op.repeat(value, block, axis))
@@ -97,23 +97,22 @@ def _quantize(op: Operator) -> relax.Expr:
     wide = "float64" if kind == "int32" else carrier(kind)
     scale = _spread(op, 1)
     assert scale is not None
-    steps = op.emit(relax.op.divide(cast(op, op.input(0), wide), cast(op, scale, wide)))
+    steps = op.emit(relax.op.divide(_cast(op, op.input(0), wide), _cast(op, scale, wide)))
     if kind in CARRIERS:
         steps = rounded(op.builder, steps, kind)
     if wide == "float16":  # which does not hold every sum of the step and a zero point
-        steps = cast(op, steps, "float32")
-    dtype = op.type(2) if op.has(2) else op.result_type()
-    return saturated(op, steps, dtype, _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
+        steps = _cast(op, steps, "float32")
+    return _saturated(op, steps, op.result_type(), _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
 
 
 def _dequantize(op: Operator) -> relax.Expr:
     """In float32, whatever the result is: that holds the difference of any two quantised values. Weights are folded."""
-    x, scale, zero = cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
+    x, scale, zero = _cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
     assert scale is not None
     if zero is not None:
-        x = _calculated(op, "subtract", x, cast(op, zero, "float32"))
-    x = _calculated(op, "multiply", x, cast(op, scale, "float32"))
-    return cast(op, x, op.dtype(1) if op.domain else op.result_dtype())
+        x = _calculated(op, "subtract", x, _cast(op, zero, "float32"))
+    x = _calculated(op, "multiply", x, _cast(op, scale, "float32"))
+    return _cast(op, x, op.result_dtype())
 
 
 def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
@@ -124,29 +123,29 @@ def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]
     scale = op.emit(relax.op.divide(op.emit(relax.op.subtract(highest, lowest)), op.const(255)))
     scale = op.emit(relax.op.where(op.emit(relax.op.equal(highest, lowest)), op.const(1), scale))
     steps = op.emit(relax.op.subtract(zero, op.emit(relax.op.divide(lowest, scale))))
-    point = saturated(op, steps, "uint8")
-    return saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
+    point = _saturated(op, steps, "uint8")
+    return _saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
 
 
-def centred(op: Operator, x: relax.Expr, zero: relax.Expr | None) -> relax.Expr:
-    """A quantised tensor less its zero point, of integers in int32, of float8 in float32."""
-    dtype = "float32" if str(x.ty.dtype).startswith("float") else "int32"
-    x = cast(op, x, dtype)
-    return x if zero is None else op.emit(relax.op.subtract(x, cast(op, zero, dtype)))
+def _centred(op: Operator, x: relax.Expr, zero: relax.Expr | None, dtype: str = "int32") -> relax.Expr:
+    """A quantised tensor less its zero point, of integers in int32 or `dtype`, of float8 in float32."""
+    dtype = "float32" if str(x.ty.dtype).startswith("float") else dtype
+    x = _cast(op, x, dtype)
+    return x if zero is None else _calculated(op, "subtract", x, _cast(op, zero, dtype))
 
 
 def _by_row(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point of a matrix's rows: [rows] is [rows, 1]."""
     if not op.has(position) or len(op.shape(position)) != 1 or op.shape(position)[0] == 1:
-        return by_column(op, position)
-    return reshaped(op, op.input(position), (*op.shape(position), 1))
+        return _by_column(op, position)
+    return _reshaped(op, op.input(position), (*op.shape(position), 1))
 
 
-def by_column(op: Operator, position: int) -> relax.Expr | None:
+def _by_column(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point of a matrix's columns; None where it is absent."""
     if not op.has(position):
         return None
-    return reshaped(op, op.input(position), ()) if math.prod(op.shape(position)) == 1 else op.input(position)
+    return _reshaped(op, op.input(position), ()) if math.prod(op.shape(position)) == 1 else op.input(position)
 
 
 def _by_channel(op: Operator, position: int, rank: int) -> relax.Expr | None:
@@ -154,20 +153,23 @@ def _by_channel(op: Operator, position: int, rank: int) -> relax.Expr | None:
     if not op.has(position):
         return None
     one = math.prod(op.shape(position)) == 1
-    return reshaped(op, op.input(position), () if one else (op.shape(position)[0], *(1,) * (rank - 1)))
+    return _reshaped(op, op.input(position), () if one else (op.shape(position)[0], *(1,) * (rank - 1)))
 
 
 def _matmul_integer(op: Operator) -> relax.Expr:
-    a, b = centred(op, op.input(0), _by_row(op, 2)), centred(op, op.input(1), by_column(op, 3))
+    a, b = _centred(op, op.input(0), _by_row(op, 2)), _centred(op, op.input(1), _by_column(op, 3))
     return relax.op.matmul(a, b)
 
 
 def _conv_integer(op: Operator) -> relax.Expr:
-    x, weight = centred(op, op.input(0), scalar(op, 2)), centred(op, op.input(1), _by_channel(op, 3, len(op.shape(1))))
+    x, weight = (
+        _centred(op, op.input(0), _scalar(op, 2)),
+        _centred(op, op.input(1), _by_channel(op, 3, len(op.shape(1)))),
+    )
     return convolve(op, x, weight)
 
 
-def requantised(
+def _requantised(
     op: Operator,
     sums: relax.Expr,
     scales: tuple[relax.Expr, relax.Expr, relax.Expr],
@@ -177,28 +179,44 @@ def requantised(
     """Sums of products in steps of the result. scales: of both factors and of the result, in one dtype."""
     first, second, made = scales
     factor = op.emit(relax.op.divide(op.emit(relax.op.multiply(first, second)), made))
-    steps = op.emit(relax.op.multiply(cast(op, sums, "float32"), cast(op, factor, "float32")))
-    return saturated(op, steps, dtype, zero)
+    steps = op.emit(relax.op.multiply(_cast(op, sums, "float32"), _cast(op, factor, "float32")))
+    return _saturated(op, steps, dtype, zero)
 
 
 def _qlinear_matmul(op: Operator) -> relax.Expr:
-    a, b = centred(op, op.input(0), _by_row(op, 2)), centred(op, op.input(3), by_column(op, 5))
-    scales = _by_row(op, 1), by_column(op, 4), scalar(op, 6)
-    zero = scalar(op, 7)
+    a, b = _centred(op, op.input(0), _by_row(op, 2)), _centred(op, op.input(3), _by_column(op, 5))
+    scales = _by_row(op, 1), _by_column(op, 4), _scalar(op, 6)
+    zero = _scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
-    return requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
+    return _requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
+
+
+def _sums_in(op: Operator) -> str:
+    """The dtype in which QLinearConv adds up: float32 where that holds every sum, since its kernels are the fast ones.
+
+    Known weights tell how far a sum can go. A kernel that computes in another order than the definition's (Winograd)
+    rounds a little all the same, by far less than a step of the result.
+    """
+    weight, zero, bias = op.constant(3), op.constant(5), op.constant(8)
+    if weight is None or zero is None or (bias is None and op.has(8)):
+        return "int32"
+    points = zero.astype(np.int64).reshape((-1, *(1,) * (weight.ndim - 1)))
+    furthest = 255 * int(np.abs(weight - points).reshape(len(weight), -1).sum(1).max())
+    return (
+        "float32" if furthest + (0 if bias is None else int(np.abs(bias.astype(np.int64)).max())) < 2**24 else "int32"
+    )
 
 
 def _qlinear_conv(op: Operator) -> relax.Expr:
-    rank = len(op.shape(0))
-    x, weight = centred(op, op.input(0), scalar(op, 2)), centred(op, op.input(3), _by_channel(op, 5, rank))
-    sums = convolve(op, x, weight)
+    rank, dtype = len(op.shape(0)), _sums_in(op)
+    weight = _centred(op, op.input(3), _by_channel(op, 5, rank), dtype)
+    sums = convolve(op, _centred(op, op.input(0), _scalar(op, 2), dtype), weight)
     if op.has(8):
-        sums = add_bias(op, sums, op.input(8))
-    scales = scalar(op, 1), _by_channel(op, 4, rank - 1), scalar(op, 6)
-    zero = scalar(op, 7)
+        sums = add_bias(op, sums, _cast(op, op.input(8), dtype))
+    scales = _scalar(op, 1), _by_channel(op, 4, rank - 1), _scalar(op, 6)
+    zero = _scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
-    return requantised(op, sums, scales, op.type(7), zero)
+    return _requantised(op, sums, scales, op.type(7), zero)
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -209,6 +227,4 @@ CONVERTERS: dict[str, Converter] = {
     "QLinearConv": _qlinear_conv,
     "QLinearMatMul": _qlinear_matmul,
     "QuantizeLinear": _quantize,
-    "com.microsoft.DequantizeLinear": _dequantize,
-    "com.microsoft.QuantizeLinear": _quantize,
 }

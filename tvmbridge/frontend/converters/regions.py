@@ -32,8 +32,7 @@ def _pooled(
         with IRBuilder() as builder, ExitStack() as loops:
             first = loops.enter_context(script.parallel(0, shape[0]))
             rest = [loops.enter_context(script.serial(0, extent)) for extent in shape[1:]]
-            with script.seq_scope():
-                cell(given, [first, *rest], made)
+            cell(given, [first, *rest], made)
         return builder.get()
 
     dtype = inputs[0].dtype

@@ -14,18 +14,14 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from tvmbridge.errors import is_interrupt, reason
 from tvmbridge.frontend.operator import Operator, Tensor
 from tvmbridge.frontend.operators import tvm_takes
-from tvmbridge.frontend.refusals import why_miscomputed
 
 _DECIDES_NO_SHAPE = 1024  # elements: a tensor of more is data
 
 
 def convert(op: Operator) -> list[relax.Expr] | None:
-    """The results by TVM's converter; None where TVM has none. Refuses what it would compute wrongly, or fails on."""
+    """The results by TVM's converter; None where TVM has none. Refuses what it fails on."""
     if not tvm_takes(op.op_type, op.domain):
         return None
-    why = why_miscomputed(op)
-    if why is not None:
-        op.refuse(why)
     inputs = onnx_frontend.onnx_input()
     # What is known but was not folded is large, and the converters would compute it with NumPy if they saw it.
     known = all(value is None or (isinstance(value, Tensor) and value.array is not None) for value in op.operands)
