@@ -220,6 +220,13 @@ def batch_dimensions_below_zero() -> onnx.ModelProto:
     return model([node], [value("x", (2, 3))], [value("y", None)], {"i": np.array([[1]])})
 
 
+def batch_dimensions_below_zero_of_an_old_op_set() -> onnx.ModelProto:
+    """Which is upgraded first."""
+    made = batch_dimensions_below_zero()
+    made.opset_import[0].version = 12
+    return made
+
+
 def a_split_into_more_than_there_is() -> onnx.ModelProto:
     node = helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1)
     return model([node], [value("x", (4,))], [value("y", None), value("z", None)], opset=18)
@@ -399,6 +406,7 @@ HOSTILE: tuple[Callable[[], onnx.ModelProto], ...] = (
     a_sparse_constant_of_gigabytes,
     an_axis_past_all_counting,
     batch_dimensions_below_zero,
+    batch_dimensions_below_zero_of_an_old_op_set,
     a_split_into_more_than_there_is,
     loops_in_loops,
     an_input_of_terabytes,

@@ -8,6 +8,7 @@ import onnx
 import onnx.version_converter
 
 from tvmbridge.errors import UnsupportedOperatorError, reason
+from tvmbridge.frontend.attribute_limits import check_attributes
 from tvmbridge.frontend.operator import OLD_ROUNDING
 from tvmbridge.frontend.operators import describe, tvm_version
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes, opset
@@ -25,6 +26,7 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     version = opset(model)
     if version is None or version >= _OLDEST_OPSET:
         return model
+    check_attributes(nodes(model))  # the converter infers shapes
     names = _interface(model)
     try:
         upgraded = onnx.version_converter.convert_version(model, _OLDEST_OPSET)

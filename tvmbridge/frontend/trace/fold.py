@@ -29,7 +29,12 @@ _RANDOM = frozenset(
 _GROWTH = 2  # how many times larger than its operands a result may be …
 _SMALL_BYTES = 1 << 16  # … unless it is smaller than this
 _MOST_BYTES = 1 << 30  # that all results together may have beyond twice the weights
-_HEAVY = frozenset({"Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "ConvInteger", "QLinearConv"})
+_HEAVY = frozenset(  # in the reference: loops over elements, in Python
+    {
+        *("AveragePool", "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "GRU", "GridSample", "LSTM", "LpPool"),
+        *("MaxPool", "MaxRoiPool", "QLinearConv", "RNN", "Resize", "RoiAlign", "Upsample"),
+    }
+)
 
 
 class Folder:
