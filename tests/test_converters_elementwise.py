@@ -88,7 +88,7 @@ def test_a_small_known_power_of_floats_is_right_and_says_nothing(capfd, exponent
     x = np.array([-3.5, 0, -0.0, 1e-20, 1e30, np.inf, -np.inf, np.nan, 0.7], np.float32)
     graph = one_node("Pow", np.array([exponent], np.float32), shape=(9,))
     with np.errstate(over="ignore", under="ignore"):
-        np.testing.assert_allclose(backend.run_model(graph, [x])[0], x**np.float32(exponent), rtol=1e-6)
+        np.testing.assert_allclose(backend.run_model(graph, [x])[0], x ** np.float32(exponent), rtol=1e-6)
     assert "Warning" not in capfd.readouterr().err
 
 
@@ -97,6 +97,15 @@ def test_a_known_power_of_integers_is_exact_to_the_last_bit(exponent):
     x = np.array([-3, 3, 1, -1, 2, 0], np.int64)
     graph = one_node("Pow", np.array([[exponent]]), shape=(6,), dtype=TensorProto.INT64)
     np.testing.assert_array_equal(backend.run_model(graph, [x])[0], [x**exponent])
+
+
+def test_a_number_to_a_known_power_stays_a_number():
+    for dtype, exponent in ((TensorProto.DOUBLE, np.int64(2)), (TensorProto.FLOAT, np.float32(3))):
+        graph = one_node("Pow", np.array(exponent), shape=(), dtype=dtype)
+        x = np.array(1.5, helper.tensor_dtype_to_np_dtype(dtype))
+        (result,) = backend.run_model(graph, [x])
+        assert result.shape == ()
+        assert result == x**exponent
 
 
 def test_an_odd_exponent_beyond_float32_stays_odd():

@@ -24,6 +24,7 @@ from tvmbridge.frontend.input_defaults import drop_input_defaults
 from tvmbridge.frontend.input_values import bind_values, with_values
 from tvmbridge.frontend.operators import check_known_operators, check_operators
 from tvmbridge.frontend.opset_upgrade import upgrade_opset
+from tvmbridge.frontend.pool_extents import settle_pool_extents
 from tvmbridge.frontend.read import LoadedModel, read_model
 from tvmbridge.frontend.sequence_values import Lengths, spread_inputs, with_tensors
 from tvmbridge.frontend.shapes import bind_shapes
@@ -109,6 +110,7 @@ def _import(
     weights = detach_weights(proto)
     proto = inline_functions(proto)
     check_known_operators(proto)
+    proto = settle_pool_extents(proto)
     proto = upgrade_opset(proto)
     proto = attach_weights(proto, weights)
     proto = infer_shapes(proto)

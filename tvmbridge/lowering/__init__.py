@@ -18,6 +18,7 @@ from tvmbridge.lowering.batch_norms import batch_norms
 from tvmbridge.lowering.bounded_fusion import bounded_fusion
 from tvmbridge.lowering.channels_last import channels_last
 from tvmbridge.lowering.fold_constants import fold_constants
+from tvmbridge.lowering.kept_differences import kept_differences
 from tvmbridge.lowering.legalize import legalize
 from tvmbridge.lowering.narrow import narrow
 from tvmbridge.lowering.normalisations import normalisations
@@ -74,6 +75,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             passes.FuseOps(),
             passes.FuseTIR(),
             safe_divisions,
+            kept_differences,
             passes.RewriteDataflowReshape(),
             passes.DeadCodeElimination(),
         ]

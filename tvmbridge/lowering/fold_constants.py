@@ -98,7 +98,7 @@ class _Folder(PyExprMutator):
             return call
         with np.errstate(all="ignore"):  # as at run time, where nobody is told either
             data = evaluate(call, *operands)
-        return call if data is None else relax.const(np.ascontiguousarray(data), str(call.ty.dtype))
+        return call if data is None else relax.const(np.asarray(data, order="C"), str(call.ty.dtype))
 
     def visit_dataflow_var_(self, op: relax.DataflowVar) -> relax.Expr:
         return self._constant_or(super().visit_dataflow_var_(op))

@@ -60,20 +60,24 @@ def _power(op: Operator) -> relax.Expr | None:
     base, exponent = op.dtype(0), op.dtype(1)
     known = op.constant(1)
     if base in ("float32", "float64") and known is not None and known.size == 1 and known.item() in _SMALL_POWERS:
-        shape = np.broadcast_shapes(op.shape(0), known.shape)
-        product = _repeated_product(op, op.input(0), int(known.item()))
-        return product if shape == op.shape(0) else relax.op.broadcast_to(product, shape)
+        return _known_power(op, int(known.item()))
     if _is_float(base) and (_is_float(exponent) or _is_small(op)):
         return None if base == exponent else relax.op.power(*_cast(op, base))
     if known is not None and not _is_float(exponent) and known.size == 1 and 0 <= known.item() <= _MULTIPLIED:
-        shape = np.broadcast_shapes(op.shape(0), known.shape)
-        return relax.op.broadcast_to(_repeated_product(op, op.input(0), known.item()), shape)
+        return _known_power(op, known.item())
     made = op.emit(relax.op.power(*_cast(op, "float64")))
     return relax.op.astype(made, base) if _is_float(base) else op.compute(truncate, made, base, name=f"cast_to_{base}")
 
 
 def _cast(op: Operator, dtype: str) -> list[relax.Expr]:
     return [op.emit(relax.op.astype(op.input(position), dtype)) for position in (0, 1)]
+
+
+def _known_power(op: Operator, exponent: int) -> relax.Expr:
+    """The first operand to a whole power, in the shape of both."""
+    product = _repeated_product(op, op.input(0), exponent)
+    shape = np.broadcast_shapes(op.shape(0), op.shape(1))
+    return product if shape == op.shape(0) else relax.op.broadcast_to(product, shape)
 
 
 def _repeated_product(op: Operator, x: relax.Expr, count: int) -> relax.Expr:

@@ -61,6 +61,8 @@ def _places(grid: te.Tensor, extents: list[int], mode: str, padding: str, corner
         if mode == "nearest":
             x = tirx.nearbyint(x)
         low, high = _ends(extent, corners)
+        if padding == "border" and mode == "cubic":
+            return x  # as PyTorch and ONNX Runtime do; ONNX's reference moves the sample
         if padding == "border":
             return tirx.Select(tirx.any(x < low, x > high), tirx.min(tirx.max(x, 0.0), extent - 1.0), x)
         return _reflected(x, low, high) if padding == "reflection" else x
