@@ -250,3 +250,10 @@ def test_an_import_says_nothing_of_what_the_optimizer_leaves_alone(capfd, caplog
     import_onnx(model([node], [value("x", (2, 3))], outputs, weights))
     assert not caplog.records
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.compiler
+def test_a_pad_of_an_old_op_set_may_have_a_value_that_its_mode_does_not_use():
+    node = helper.make_node("Pad", ["x"], ["y"], mode="edge", pads=[0, 1, 1, 0], value=3.0)
+    graph = model([node], [value("x", (2, 3))], [value("y", (3, 4))], opset=8)
+    assert import_onnx(graph).signature.outputs[0].shape == (3, 4)

@@ -17,9 +17,11 @@ import onnx.reference
 from tests.random_graphs.conditioning import differs
 from tests.random_graphs.draw import Drawn
 from tests.random_graphs.files import write_graph
-from tests.random_graphs.judge import AGREES, REFUSED, Verdict, cause
+from tests.random_graphs.judge import AGREES, REFERENCE, REFUSED, Verdict, cause
 from tests.random_graphs.shrink import shrink
 from tests.random_graphs.worker import Worker
+
+_WITH_US = "onnx's reference agrees with tvmbridge"
 
 
 def main() -> int:
@@ -62,19 +64,22 @@ class _Campaign:
                 if index is None:
                     return
                 verdict, drawn = worker.judge_seeded(options.seed, index)
-                found = self._keep(worker, index, verdict, drawn) if drawn is not None and verdict.is_wrong else ""
+                found = ""
+                if drawn is not None and verdict.is_wrong:
+                    found, is_ours = self._keep(worker, index, verdict, drawn)
+                    verdict = verdict if is_ours else Verdict(REFERENCE, verdict.why)
                 with self._lock:
                     self._note(index, verdict, drawn.operators if drawn is not None else (), found)
 
-    def _keep(self, worker: Worker, index: int, verdict: Verdict, drawn: Drawn) -> str:
-        """Save a wrong graph and its smaller form; what the smaller form is made of."""
+    def _keep(self, worker: Worker, index: int, verdict: Verdict, drawn: Drawn) -> tuple[str, bool]:
+        """Save a wrong graph and its smaller form; what the smaller form is made of, and whether it is wrong of us."""
         options = self._options
         folder = options.output / f"{options.seed}-{index}"
         write_graph(drawn, folder)
         with self._lock:
             self._shrunk += 1
             if self._shrunk > options.shrink:
-                return " ".join(drawn.operators)
+                return " ".join(drawn.operators), True
         small = shrink(drawn, lambda each: worker.judge(each).way == verdict.way)
         final = worker.judge(small)
         write_graph(small, folder / "small")
@@ -82,7 +87,7 @@ class _Campaign:
         opinion = _second_opinion(worker, small)
         made_of = f"{onnx.printer.to_text(small.model)}\n{final.why}\n{opinion}\n"
         (folder / "small" / "graph.txt").write_text(made_of)
-        return f"{' '.join(small.operators)} of {inputs}: {final.why[:200]}; {opinion}"
+        return f"{' '.join(small.operators)} of {inputs}: {final.why[:200]}; {opinion}", opinion != _WITH_US
 
     def _note(self, index: int, verdict: Verdict, operators: tuple[str, ...], found: str) -> None:
         self._kinds[verdict.kind] += 1
@@ -92,6 +97,7 @@ class _Campaign:
             self._refusals[cause(verdict)] += 1
         if verdict.is_wrong:
             self.wrong.append((index, verdict, found))
+        if found or verdict.is_wrong:
             print(f"{self._options.seed}-{index} {verdict.kind}: {verdict.why[:200]}\n    {found}", flush=True)
         done = sum(self._kinds.values())
         if done % 100 == 0:
@@ -124,7 +130,7 @@ def _second_opinion(worker: Worker, drawn: Drawn) -> str:
     if all(differs(expected, third[name]) is None for name, expected in drawn.expected.items()):
         return "onnx's reference agrees with ONNX Runtime"
     if worker.judge(dataclasses.replace(drawn, expected=third)).kind == AGREES:
-        return "onnx's reference agrees with tvmbridge"
+        return _WITH_US
     return "onnx's reference agrees with neither"
 
 

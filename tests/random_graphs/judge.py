@@ -22,14 +22,15 @@ from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
 
 AGREES, REFUSED, MISMATCH, FAILURE, UNDRAWN = "agrees", "refused", "mismatch", "failure", "not drawn"
+REFERENCE = "agrees with onnx's reference"  # and ONNX Runtime does not
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What became of a graph.
 
-    kind: agrees; refused, by name at import; mismatch; failure: anything else that goes wrong;
-    not drawn: ONNX Runtime crashes on it.
+    kind: agrees; agrees with onnx's reference, where ONNX Runtime does not; refused, by name at import; mismatch;
+    failure: anything else that goes wrong; not drawn: ONNX Runtime crashes on it.
     why: in a line. operators: those that a refusal names.
     """
 

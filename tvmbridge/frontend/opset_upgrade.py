@@ -44,7 +44,7 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if version < _NEW_FORMS:
         _keep_resizes(upgraded)
-        _drop_zero_fillers(upgraded)
+        _settle_fillers(upgraded)
     for graph in graphs(upgraded):
         _flatten_hardmax(graph)
     return upgraded
@@ -58,12 +58,20 @@ def _keep_resizes(upgraded: onnx.ModelProto) -> None:
                 node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
-def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
-    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded."""
+def _settle_fillers(upgraded: onnx.ModelProto) -> None:
+    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded.
+
+    Of a Pad whose mode fills with no constant, onnx also leaves the attribute in place.
+    """
     for graph in graphs(upgraded):
         values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
         for node in graph.node:
-            filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
+            if node.op_type != "Pad":
+                continue
+            kept = [entry for entry in node.attribute if entry.name != "value"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            filler = values.get(node.input[2]) if len(node.input) == 3 else None
             if filler is not None and not onnx.numpy_helper.to_array(filler).any():
                 del node.input[2]
 

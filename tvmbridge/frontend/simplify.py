@@ -11,8 +11,9 @@ import onnx
 
 from tvmbridge.errors import reason
 from tvmbridge.frontend.sizes import makes_large_constants
-from tvmbridge.frontend.walk import nodes
+from tvmbridge.frontend.walk import nodes, opset
 
+_ALLOWZERO = 14  # the op-set from which on Reshape has that attribute
 _logger = logging.getLogger(__name__)
 
 
@@ -39,6 +40,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in nodes(simplified):
         if node.op_type == "Loop" and len(node.input) == 1:
             node.input.append("")  # the optimizer cuts absent inputs off at the end, and onnx's inference counts on two
+        if node.op_type == "Reshape" and not node.domain and (opset(simplified) or 1) < _ALLOWZERO:
+            del node.attribute[:]  # the optimizer writes the attribute down for any op-set
     return simplified
 
 
