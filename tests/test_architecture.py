@@ -15,19 +15,20 @@ PACKAGE = Path(tvmbridge.__file__).parent
 HEAVY = {"tvm", "onnx", "onnxruntime", "onnxscript", "xgboost"}
 
 # What each part of the package may import of the others. A part that is missing here fails the test below.
-VOCABULARY = {"atomic_file", "child", "errors", "interrupts", "isolate", "signature", "version"}
+VOCABULARY = {"atomic_file", "child", "emulation", "errors", "interrupts", "isolate", "signature", "version"}
 FORMATS = VOCABULARY | {"host", "targets", "bundle", "tuning.budget", "tuning.record", "tuning.lookup", "tuning.log"}
 ALLOWED = {
     "__main__": {"cli"},
     "atomic_file": set(),
     "child": set(),
+    "emulation": set(),
     "errors": set(),
     "interrupts": set(),
     "isolate": {"child", "errors"},
     "version": set(),
     "signature": set(),
-    "host": {"errors"},
-    "targets": VOCABULARY | {"host", "tuning.budget"},
+    "host": {"emulation", "errors"},
+    "targets": VOCABULARY | {"host", "tuning.budget", "tuning.record"},
     "bundle": VOCABULARY | {"targets"},
     "runtime": VOCABULARY | {"host", "bundle"},
     "tuning.budget": VOCABULARY,

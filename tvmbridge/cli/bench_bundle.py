@@ -15,7 +15,7 @@ import numpy as np
 
 from tvmbridge.cli.gates import Case, write_junit
 from tvmbridge.cli.options import refuse_replacing
-from tvmbridge.cli.output import print_json, print_table, show_us
+from tvmbridge.cli.output import print_json, print_table, show_latency, show_us
 from tvmbridge.errors import ArtifactError
 from tvmbridge.signature import ModelSignature
 
@@ -117,7 +117,8 @@ def _judge(latency: Latency, other: str, max_regression: float | None) -> str | 
 
 def latency_columns(variant: str, threads: int, latency: Latency, other: str) -> tuple[list[str], list[str]]:
     """The head and the row of a table. other: what it was timed beside."""
-    row = [variant, str(threads), show_us(latency.median_us), show_us(latency.p90_us), show_us(latency.p99_us)]
+    median = show_latency(latency.median_us, latency.emulated)
+    row = [variant, str(threads), median, show_us(latency.p90_us), show_us(latency.p99_us)]
     columns = ["variant", "threads", "median", "p90", "p99", "calls"]
     row += [str(latency.calls)]
     if latency.reference_us is not None:
