@@ -170,7 +170,7 @@ def on_devices(target: Target, forks: ForkServer, calls: Calls) -> Iterator[dict
     commands = [[*tracker, "--port", str(port), "--port-end", str(port + 1)]]
     for count in COUNTS:
         place = ["--tracker", f"127.0.0.1:{port}", "--key", f"devices{count}", "--host", "127.0.0.1", "--threads", "1"]
-        commands += [child_command("tvmbridge.tuning.measure.device_server", *place)] * count
+        commands += [child_command("tvmbridge.device.server", *place)] * count
     with contextlib.ExitStack() as running:
         for command in commands:
             process = running.enter_context(subprocess.Popen(command, env=child_environment(), **quiet))  # type: ignore[call-overload]

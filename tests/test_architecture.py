@@ -35,18 +35,19 @@ ALLOWED = {
     "tuning.record": VOCABULARY,
     "tuning.lookup": VOCABULARY | {"tuning.record"},
     "tuning.log": VOCABULARY | {"tuning.record", "tuning.lookup"},
+    "device": FORMATS,
     "frontend": VOCABULARY,
     "lowering": FORMATS | {"frontend"},
     "schedules": FORMATS | {"lowering"},
-    "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
+    "tuning": FORMATS | {"device", "frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
-    "verify": FORMATS | {"frontend", "runtime"},
+    "verify": FORMATS | {"device", "frontend", "runtime"},
     "bisect": FORMATS | {"frontend", "lowering", "codegen", "verify", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
     "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
     "backend": FORMATS | {"frontend", "lowering", "codegen", "runtime"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
+    "cli": FORMATS | {"device", "frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+SAID_BY_HAND = "TVMBRIDGE_EMULATED"  # 1 in the environment: what nothing here can find out
 _EXECUTABLE_HEADER_BYTES = 20
 
 
@@ -12,8 +13,10 @@ def is_emulated() -> bool:
     """Whether another program interprets this process's instructions (qemu-user and its kin), or a whole machine's.
 
     User-mode emulation is seen for certain where /proc is mounted. Of emulated machines only those are known that say
-    so in /proc/cpuinfo; one that poses as a real CPU is not.
+    so in /proc/cpuinfo; of one that poses as a real CPU the user has to say so, with TVMBRIDGE_EMULATED=1.
     """
+    if os.environ.get(SAID_BY_HAND) == "1":
+        return True
     return _is_interpreted() or names_emulator(_read("/proc/cpuinfo", 1 << 20).decode(errors="replace"))
 
 
