@@ -76,15 +76,20 @@ def test_an_address_that_others_reach_is_refused_without_insecure(host, capsys):
     assert stopped.value.code == 2 and f"--host {host}" in said and "--insecure" in said and "ssh -R" in said
 
 
-def test_with_insecure_it_may_listen_anywhere(monkeypatch, caplog):
+def test_with_insecure_it_may_listen_anywhere_and_says_where(monkeypatch, capsys):
     served = []
     monkeypatch.setattr("tvmbridge.device.server._serve", lambda listener, *rest: served.append((listener, *rest)))
     monkeypatch.setenv("TVM_NUM_THREADS", "1")
     monkeypatch.setenv("TVM_BIND_THREADS", "1")
-    assert main(["--tracker", "[::1]:9190", "--key", "k", "--host", "0.0.0.0", "--insecure", "--threads", "3"]) == 0
+    assert (
+        main(["--tracker", "[::1]:9190", "--key", "k", "--host", "0.0.0.0", "--insecure", "--threads", "3", "--json"])
+        == 0
+    )
     ((listener, tracker, key, address, threads),) = served
     with listener:
         assert listener.getsockname()[0] == "0.0.0.0" and listener.family == socket.AF_INET
+        said = json.loads(capsys.readouterr().out)
+        assert (said["key"], said["port"], said["threads"]) == ("k", listener.getsockname()[1], 3)
     assert (tracker, key, address, threads) == (("::1", 9190), "k", None, 3)
 
 

@@ -39,7 +39,11 @@ _TUNNEL = "ssh -R 9190:127.0.0.1:9190 -L 9091:127.0.0.1:9091 BOARD … --port 90
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Serve until the process is ended from outside. SystemExit where that cannot begin."""
-    parser = argparse.ArgumentParser(prog=program, description="Lend this device to a TVM RPC tracker.")
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Lend this device to a TVM RPC tracker until the process is ended.",
+        epilog="example: %(prog)s --tracker 127.0.0.1:9190 --key rpi4",
+    )
     parser.add_argument("--tracker", required=True, metavar="HOST:PORT", help="the tracker's address")
     parser.add_argument("--key", required=True, help="what the device is registered as; targets.yaml names it")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
@@ -57,6 +61,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     parser.add_argument(
         "--insecure", action="store_true", help="listen at an address that others reach: they can run any code here"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON document of what is lent, before serving")
     options = parser.parse_args(arguments)
     tracker_host, _, tracker_port = options.tracker.rpartition(":")
     tracker_host = tracker_host.strip("[]")
@@ -75,6 +80,9 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     if options.emulated:
         os.environ[SAID_BY_HAND] = "1"
     listener = _listen(options.host, [options.port] if options.port else PORTS)
+    port = listener.getsockname()[1]
+    if options.json:
+        print(json.dumps({"key": options.key, "port": port, **describe_device(options.threads)}), flush=True)
     _report_health(options.threads)
     _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
     return 0
