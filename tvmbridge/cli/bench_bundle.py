@@ -21,6 +21,7 @@ from tvmbridge.signature import ModelSignature
 
 if TYPE_CHECKING:
     from tvmbridge.runtime import Session
+    from tvmbridge.targets import RpcMeasure
     from tvmbridge.verify.latency import Latency
 
 Call = Callable[[Mapping[str, np.ndarray]], object]
@@ -77,6 +78,37 @@ def bench_bundle(
         if slower is not None:
             click.echo(slower, err=True)
     return 0 if slower is None else 1
+
+
+def bench_elsewhere(
+    bundle: str,
+    place: RpcMeasure,
+    inputs: str | None,
+    *,
+    seconds: float,
+    variant: str | None,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Time a bundle on a device, alone, and print the result."""
+    from tvmbridge.bundle import open_bundle
+    from tvmbridge.verify.elsewhere import time_elsewhere
+    from tvmbridge.verify.inputs import random_inputs, read_inputs
+
+    with open_bundle(bundle) as opened:
+        signature = opened.manifest.signature
+    feeds = read_inputs(inputs, signature) if inputs else random_inputs(None, signature, seed=seed)
+    used, used_threads, latency = time_elsewhere(
+        place, Path(bundle), feeds, variant=variant, seconds=seconds, threads=threads
+    )
+    if as_json:
+        where = {"tracker": place.tracker, "key": place.key}
+        print_json({"variant": used, "threads": used_threads, "rpc": where, **dataclasses.asdict(latency)})
+    else:
+        columns, row = latency_columns(used, used_threads, latency, "")
+        print_table([*columns, "device"], [[*row, place.key]])
+    return 0
 
 
 @contextmanager

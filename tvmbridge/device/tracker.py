@@ -84,8 +84,12 @@ def borrow_device(place: RpcMeasure, timeout_s: float | None = None) -> tuple[st
 
 def why_not_rpc(target: Target) -> str | None:
     """Why no candidate of a target with `measure: {rpc: …}` can be timed now; None if one can."""
-    place = target.measure
-    assert isinstance(place, RpcMeasure)
+    assert isinstance(target.measure, RpcMeasure)
+    return why_not_lent(target.measure)
+
+
+def why_not_lent(place: RpcMeasure) -> str | None:
+    """Why nobody can borrow a device of the key now, or wait for one that is lent; None if one can."""
     try:
         devices = count_devices(place)
     except OSError as exc:

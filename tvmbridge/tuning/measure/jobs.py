@@ -207,7 +207,7 @@ def _why_not_fit(session: rpc.RPCSession, target: Target) -> str | None:
     if told is not None and told["emulated"] != target.emulated:
         if target.emulated:
             return f"is not emulated, {target.name} is: take `emulated: true` from its targets.yaml, or another key"
-        return f"is emulated, {target.name} is not: give such devices a key of their own, and say `emulated: true` there"
+        return f"is emulated, {target.name} is not: give it a key of its own, and say `emulated: true` beside that"
     threads = session.get_function("runtime.NumThreads")()
     if threads != target.cores:
         return (
