@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow check conformance bench bench-tune random-graphs clean
+.PHONY: demo test test-quick test-compiler test-slow test-arm check conformance bench bench-tune random-graphs clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -12,13 +12,17 @@ demo: $(READY)          ## build the digits model for every target, tune it brie
 test: check test-quick test-compiler test-slow          ## everything, in rising order of time
 
 test-quick: $(READY)    ## pure tests: seconds
-	$(BIN)/python -m pytest -q -m "not compiler and not slow"
+	$(BIN)/python -m pytest -q -m "not compiler and not slow and not arm"
 
 test-compiler: $(READY) ## tests that need TVM's compiler
-	$(BIN)/python -m pytest -q -m "compiler and not slow"
+	$(BIN)/python -m pytest -q -m "compiler and not slow and not arm"
 
 test-slow: $(READY)     ## end to end
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not arm"
+
+test-arm: $(READY)      ## ARM code on an emulated board (root, some minutes at first); NOT RUN where that cannot be had
+	$(BIN)/python scripts/arm_environment.py || test $$? = 3
+	$(BIN)/python -m pytest -q -m arm
 
 random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
 	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2

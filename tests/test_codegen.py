@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kernels import lower_expression, plan, random_array, run_lowered, runnable_targets
 from tvm import relax
 
-from tvmbridge.codegen import build_variant
+from tvmbridge.codegen import FOREIGN_GLIBC, build_variant
 from tvmbridge.codegen.assemble import assemble
 from tvmbridge.codegen.elf import read_elf_facts
 from tvmbridge.codegen.fatbin import parse_machine_code
@@ -126,9 +126,21 @@ def test_code_is_for_the_machine_of_the_target(preset: str, tmp_path: Path) -> N
             build_variant(network(target), target, None, tmp_path)
         return
     variant, _ = build_variant(network(target), target, None, tmp_path)
-    assert read_elf_facts(variant.library).machine == target.machine
+    runtimes = [read_elf_facts(path) for path in variant.runtime_libraries]
+    assert {facts.machine for facts in (read_elf_facts(variant.library), *runtimes)} == {target.machine}
+    assert [path.name for path in variant.runtime_libraries] == ["libtvm_runtime.so"]
+    assert tuple(map(int, (variant.requires.glibc or "0").split("."))) <= FOREIGN_GLIBC
     header = variant.library.read_bytes()[:20]
     assert struct.unpack_from("<H", header, 18)[0] == {"x86_64": 62, "aarch64": 183}[target.machine]
+
+
+def test_code_for_a_board_that_wants_a_newer_glibc_than_boards_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target = parse_preset("arm" if NATIVE.machine == "x86_64" else "x86")
+    monkeypatch.setattr("tvmbridge.codegen.FOREIGN_GLIBC", (2, 26))
+    with pytest.raises(CompileError, match=r"libtvm_runtime\.so of .* glibc 2\.27; boards are promised 2\.26"):
+        build_variant(network(target), target, None, tmp_path)
 
 
 def test_a_missing_linker_is_an_error_that_names_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

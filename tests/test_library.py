@@ -7,7 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from tvmbridge.runtime.library import cache_folder, extracted_library, write_cached
+from tvmbridge.cache import cache_folder, write_cached
+from tvmbridge.runtime.library import extracted_library
 
 
 def test_the_cache_folder_follows_the_environment():

@@ -137,6 +137,41 @@ def test_vector_registers_follow_from_the_cpu(preset: str, bits: int, registers:
     assert (target.vector_bits, target.vector_registers) == (bits, registers)
 
 
+PI_5 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+GRAVITON_3 = f"{PI_5} jscvt fcma sha3 sha512 asimdfhm uscat ilrcpc flagm ssbs sve svei8mm svebf16 i8mm bf16"
+M1 = f"{PI_5} jscvt fcma sha3 sha512 asimdfhm dit uscat ilrcpc flagm ssbs sb paca pacg dcpodp flagm2 frint"
+
+
+@pytest.mark.parametrize(
+    ("preset", "shown", "used"),
+    [
+        ("arm:cortex-a53", "fp asimd evtstrm crc32 cpuid", set()),
+        ("arm:cortex-a72", "fp asimd evtstrm crc32 cpuid", set()),
+        ("arm:cortex-a76", PI_5, {"dotprod", "fullfp16"}),
+        ("arm:neoverse-n1", PI_5, {"dotprod", "fullfp16"}),
+        ("arm:neoverse-v1", GRAVITON_3, {"dotprod", "fullfp16", "i8mm", "bf16"}),
+        ("arm:apple-m1", M1, {"dotprod", "fullfp16"}),
+    ],
+)
+def test_code_for_a_known_board_uses_what_linux_shows_on_it(preset: str, shown: str, used: set[str]):
+    target = parse_preset(preset)
+    _, features = parse_cpuinfo(f"Features : {shown}", "aarch64")
+    assert target.cpu_features <= features
+    assert target.cpu_features & {"dotprod", "fullfp16", "i8mm", "bf16"} == used
+
+
+def test_features_of_an_arm_board_are_declared_by_name():
+    target = declare("{kind: arm, features: [+dotprod, +fullfp16, +i8mm]}")
+    assert target.cpu_features == {"fp-armv8", "neon", "dotprod", "fullfp16", "i8mm"}
+
+
+def test_a_name_that_clang_has_for_a_cpu_is_taken_too():
+    assert parse_preset("arm:apple-m1").cpu == declare("{kind: arm, cpu: apple-m1}").cpu == "apple-a14"
+    with pytest.raises(TargetError) as caught:
+        parse_preset("apple-m1")
+    assert caught.value.hint == "arm:apple-m1"
+
+
 def test_taking_a_feature_away_takes_what_needs_it():
     target = declare("{kind: x86, cpu: x86-64-v4, features: [-avx512f]}")
     assert "avx2" in target.cpu_features

@@ -17,6 +17,7 @@ from tvmbridge.bundle import BuiltVariant, ModelFacts, describe_values, write_bu
 from tvmbridge.codegen import KernelPlan, build_variant
 from tvmbridge.codegen.cuda import require_nvcc
 from tvmbridge.codegen.link import find_linker
+from tvmbridge.codegen.tvm_runtime import runtime_folder
 from tvmbridge.errors import CompileError, TargetError, TvmBridgeError, is_interrupt, reason
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.lowering import lower
@@ -78,15 +79,17 @@ class BuildReport:
 
 @dataclasses.dataclass(frozen=True)
 class BuildEvent:
-    """A stage begins for a target: lower, tune, compile, verify, done; then write, for the bundle (target "").
+    """A stage begins for a target: fetch, lower, tune, compile, verify, done; then write, for the bundle (target "").
 
-    tuning: where it stands, while it tunes. outcome: what became of the target, when it is done.
+    tuning: where it stands, while it tunes. outcome: what became of the target, when it is done. fetched: bytes so far
+    and in all, while TVM's runtime for another machine is downloaded.
     """
 
     target: str
     stage: str
     tuning: TuneProgress | None = None
     outcome: TargetOutcome | None = None
+    fetched: tuple[int, int] | None = None
 
 
 def build(
@@ -212,7 +215,9 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
     def stage(name: str) -> None:
         work.say(BuildEvent(target.name, name))
 
-    find_linker(target.machine)  # before any work is done for a target that cannot be linked
+    # Before any work is done for a target that cannot be linked, or would have no runtime.
+    find_linker(target.machine)
+    runtime_folder(target.machine, folder, lambda *fetched: work.say(BuildEvent(target.name, "fetch", fetched=fetched)))
     if target.kind == "cuda":
         require_nvcc()
     stage("lower")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 10.0
 _STAGES = {
     "import": "importing",
+    "fetch": "downloading TVM's runtime for its machine, once",
     "lower": "lowering",
     "tune": "tuning",
     "compile": "compiling",
@@ -78,6 +79,8 @@ class BuildDisplay:
         """What `build` calls."""
         if event.tuning is not None:
             self.on_tuning(event.tuning)
+        elif event.fetched is not None:
+            self._on_fetch(event.target, *event.fetched)
         elif event.outcome is not None:
             self._done += 1
             if self._live is not None:  # elsewhere the table says it soon enough
@@ -85,6 +88,13 @@ class BuildDisplay:
                 self._console.print(f"{event.target}: {ended} in {event.outcome.seconds:.1f} s", soft_wrap=True)
         else:
             self.say(event.stage, event.target)
+
+    def _on_fetch(self, target: str, so_far: int, in_all: int) -> None:
+        """Where the download stands; in plain lines only that it has begun."""
+        text = f"{target}{self._place('fetch')}: {_STAGES['fetch']}"
+        self._show_live(f"{text}: {so_far / 1e6:.0f} of {in_all / 1e6:.0f} MB")
+        if self._live is None and so_far == 0:
+            self._console.print(f"{text} ({in_all / 1e6:.0f} MB)", soft_wrap=True)
 
     def on_kernels(self, done: int, of: int) -> None:
         """What `profile_kernels` calls."""

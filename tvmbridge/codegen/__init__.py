@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import tvm
@@ -14,6 +14,7 @@ from tvmbridge.codegen.compile import compile_library
 from tvmbridge.codegen.elf import read_elf_facts
 from tvmbridge.codegen.fatbin import list_machine_code
 from tvmbridge.codegen.plan import KernelPlan, plan_kernels
+from tvmbridge.codegen.tvm_runtime import runtime_folder
 from tvmbridge.errors import CompileError
 from tvmbridge.host import detect_host
 from tvmbridge.lowering import LoweredModel
@@ -22,6 +23,9 @@ from tvmbridge.tuning.lookup import LogRecords
 
 __all__ = ["KernelPlan", "build_variant"]
 
+# What code for another machine may ask of it: RHEL 8, Debian 10. Code for this one may ask for what is here.
+FOREIGN_GLIBC = (2, 28)
+
 
 def build_variant(
     lowered: LoweredModel, target: Target, records: LogRecords | None, folder: Path
@@ -29,7 +33,8 @@ def build_variant(
     """Compile a lowered model for one target, into a library in `folder`.
 
     records: tuning records; those of this target and these kernels decide the schedules. Returns the variant and what
-    was decided for each kernel. ToolchainError where a tool is missing, CompileError where a stage fails.
+    was decided for each kernel. ToolchainError where a tool, or TVM's runtime for another machine, is missing,
+    CompileError where a stage fails.
     """
     plans = plan_kernels(lowered, target, records)
     module, weights = assemble(lowered, plans)
@@ -42,8 +47,7 @@ def build_variant(
         missing = set(target.architectures) - set(list_machine_code(library))
         if missing:
             raise CompileError(f"the library of {target.name} holds no machine code for {', '.join(sorted(missing))}")
-    runtime_libraries = _runtime_libraries(target, library)
-    floors = [facts.glibc, *(read_elf_facts(path).glibc for path in runtime_libraries)]
+    runtime_libraries = _runtime_libraries(target, library, folder)
     variant = BuiltVariant(
         target=target,
         library=library,
@@ -52,7 +56,7 @@ def build_variant(
             machine=target.machine,
             cpu_features=tuple(sorted(target.cpu_features)),
             architectures=target.architectures,
-            glibc=max((f for f in floors if f), key=_version, default=None),
+            glibc=_glibc_floor(target, [library, *runtime_libraries]),
         ),
         tvm=tvm.__version__,
         tvm_ffi=tvm_ffi.__version__,
@@ -63,16 +67,29 @@ def build_variant(
     return variant, plans
 
 
-def _runtime_libraries(target: Target, library: Path) -> tuple[Path, ...]:
-    """What the library needs of TVM's runtime, from the installed package where that is for the target's machine."""
-    spec = importlib.util.find_spec("tvm")
-    if spec is None or spec.origin is None or detect_host().machine != target.machine:
-        return ()
-    libraries = Path(spec.origin).parent / "lib"
+def _runtime_libraries(target: Target, library: Path, folder: Path) -> tuple[Path, ...]:
+    """What the library needs of TVM's runtime for its machine."""
+    libraries = runtime_folder(target.machine, folder)
     names = ["libtvm_runtime.so"] + (["libtvm_runtime_cuda.so"] if target.kind == "cuda" else [])
     # Sorting and its kin are calls of functions by name, which TVM keeps in a library of their own.
     names += ["libtvm_runtime_extra.so"] if b"tvm.contrib." in library.read_bytes() else []
     return tuple(libraries / name for name in names)
+
+
+def _glibc_floor(target: Target, libraries: Sequence[Path]) -> str | None:
+    """The oldest glibc that all of them load with. CompileError where another machine's may be too old for them."""
+    wanted = {path: read_elf_facts(path).glibc for path in libraries}
+    named = {path: glibc for path, glibc in wanted.items() if glibc is not None}
+    if not named:
+        return None
+    newest = max(named, key=lambda path: _version(named[path]))
+    if target.machine != detect_host().machine and _version(named[newest]) > FOREIGN_GLIBC:
+        floor = ".".join(map(str, FOREIGN_GLIBC))
+        raise CompileError(
+            f"{newest.name} of {target.name} was linked against glibc {named[newest]}; boards are promised {floor}",
+            hint="link with zig, which has the old ones: pip install ziglang, and take the cross compiler off PATH",
+        )
+    return named[newest]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tvmbridge.bundle import Bundle, VariantEntry
-from tvmbridge.runtime.library import read_cached, write_cached
+from tvmbridge.cache import read_cached, write_cached
 
 _SMALL_BYTES = 1 << 20  # hashed in a millisecond: nothing to remember
 _SETTLED_AFTER_NS = 2_000_000_000  # a change within one tick of a file system's clock would leave the times the same

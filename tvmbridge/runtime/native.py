@@ -12,9 +12,10 @@ from pathlib import Path
 import tvm_ffi
 
 from tvmbridge.bundle import Bundle, VariantEntry
+from tvmbridge.cache import cache_folder
 from tvmbridge.errors import ArtifactError, reason
 from tvmbridge.runtime.choose import detect_software
-from tvmbridge.runtime.library import cache_folder, extracted_library
+from tvmbridge.runtime.library import extracted_library
 from tvmbridge.runtime.threads import limit_spinning
 
 RUNTIME_NAME = "libtvm_runtime.so"

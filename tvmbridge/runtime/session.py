@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tvmbridge.bundle import Bundle, Manifest, VariantEntry, open_bundle
+from tvmbridge.cache import cache_folder
 from tvmbridge.errors import ArtifactError, InputError, TvmBridgeError, reason
 from tvmbridge.host import Host
 from tvmbridge.runtime.checked import CheckedWeights
 from tvmbridge.runtime.choose import choose_variant, detect_host_for, detect_software
 from tvmbridge.runtime.feeds import FeedChecker, ResultChecker
-from tvmbridge.runtime.library import cache_folder
 from tvmbridge.signature import TensorSpec
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ _REQUIRED = {"x86_64": frozenset({"sse", "sse2"}), "aarch64": frozenset({"fp-arm
 # Share of matching characters from which on a name is suggested: "navite" for "native" has 0.67.
 _CLOSE = 0.65
 _KINDS = {"x86_64": "x86", "aarch64": "arm"}
+# Clang takes these names; what LLVM generates code for is called otherwise (llvm/TargetParser/AArch64TargetParser.h).
+_ALIASES = {"aarch64": {"apple-m1": "apple-a14", "apple-m2": "apple-a15", "apple-m3": "apple-a16"}}
 
 
 class _MachineTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +48,11 @@ def _table() -> _Table:
 def llvm_cpus(machine: str) -> tuple[str, ...]:
     """Every CPU name LLVM takes for a machine ("x86_64", "aarch64") in 64-bit mode, sorted."""
     return tuple(_table().machines[machine].cpus)
+
+
+def cpu_aliases(machine: str) -> dict[str, str]:
+    """Further names of CPUs: the name → LLVM's."""
+    return _ALIASES.get(machine, {})
 
 
 def check_cpu(machine: str, cpu: str) -> None:

@@ -12,6 +12,7 @@ from tvmbridge.targets.llvm import (
     check_cpu,
     check_features,
     close_matches,
+    cpu_aliases,
     implied_features,
     llvm_cpus,
     shown,
@@ -105,10 +106,11 @@ def parse_cpu(text: str, host: Host | None) -> Cpu:
     if kind in _MACHINES:
         machine = _MACHINES[kind]
         cpu = cpu.strip() if colon else DEFAULT_CPU[machine]
+        cpu = cpu_aliases(machine).get(cpu, cpu)
         check_cpu(machine, cpu)
         return Cpu(machine, cpu, ())
     for known, machine in _MACHINES.items():
-        if text in llvm_cpus(machine):
+        if text in llvm_cpus(machine) or text in cpu_aliases(machine):
             raise TargetError(f"a preset starts with the kind, {shown(text)} is only the cpu", hint=f"{known}:{text}")
     raise TargetError(
         f"no such preset{close_matches(text, ['native', 'cuda', *_MACHINES, *_X86_LEVELS])}",

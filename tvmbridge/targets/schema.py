@@ -13,7 +13,7 @@ from tvmbridge.targets.declared import (
     RPC_KEY_PATTERN,
     TRACKER_PATTERN,
 )
-from tvmbridge.targets.llvm import llvm_cpus
+from tvmbridge.targets.llvm import cpu_aliases, llvm_cpus
 from tvmbridge.targets.presets import CUDA_ARCHITECTURES, DEFAULT_CORES, DEFAULT_CPU, DEFAULT_CUDA_HOST, PRESET_FORMS
 
 _REQUIRED = {"preset": ["preset"], "x86": ["kind"], "arm": ["kind"], "cuda": ["kind", "architectures"]}
@@ -54,7 +54,7 @@ def _properties(form: str) -> dict[str, Any]:
         },
         "kind": {"const": form},
         "cpu": {
-            "enum": list(llvm_cpus(machine)),
+            "enum": sorted([*llvm_cpus(machine), *cpu_aliases(machine)]),
             "default": DEFAULT_CPU[machine],
             "description": "The CPU by LLVM's name.",
         },

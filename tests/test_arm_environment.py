@@ -1,0 +1,97 @@
+"""scripts/arm_environment.py where it fails: it says why, tells "not here" from "went wrong", and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from arm_board import SCRIPT
+
+NOT_POSSIBLE = 3
+Tool = Callable[..., None]
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Tool:
+    """Puts a command of this name, which runs these lines of sh, before all others of the script's PATH."""
+    (tmp_path / "bin").mkdir()
+
+    def put(name: str, lines: str) -> None:
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{lines}\n")
+        path.chmod(0o755)
+
+    return put
+
+
+def call(tmp_path: Path, *arguments: str, only: bool = False, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """The script, as root would call it. only: its PATH is the test's. prelude: Python that runs before it."""
+    code = f"import os, platform, runpy, sys; os.geteuid = lambda: 0; platform.machine = lambda: 'x86_64'; {prelude}"
+    code += "\nsys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    path = f"{tmp_path / 'bin'}" + ("" if only else f":{os.environ['PATH']}")
+    environment = {**os.environ, "PATH": path, "TVMBRIDGE_CACHE": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", code, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+        check=False,
+    )
+
+
+def all_tools(tool: Tool) -> None:
+    for name in ("debootstrap", "unshare", "mount", "qemu-aarch64-static"):
+        tool(name, "exit 0")
+
+
+@pytest.mark.parametrize("action", ["check", "run"])
+def test_without_a_board_it_says_how_to_make_one(tmp_path: Path, action: str) -> None:
+    done = call(tmp_path, action)
+    assert done.returncode == NOT_POSSIBLE
+    assert "there is no board: python scripts/arm_environment.py" in done.stderr
+
+
+def test_somebody_else_than_root_is_told_so(tmp_path: Path) -> None:
+    done = call(tmp_path, prelude="os.geteuid = lambda: 1000")
+    assert (done.returncode, done.stdout) == (NOT_POSSIBLE, "")
+    assert "made as root" in done.stderr and "sudo" in done.stderr
+
+
+def test_what_is_missing_and_cannot_be_installed_is_named(tmp_path: Path, tool: Tool) -> None:
+    tool("mount", "exit 0")
+    done = call(tmp_path, only=True)
+    assert done.returncode == NOT_POSSIBLE
+    assert "debootstrap, util-linux, qemu-user-static is missing, and this is no Debian" in done.stderr
+
+
+def test_a_kernel_that_forbids_it_is_quoted(tmp_path: Path, tool: Tool) -> None:
+    all_tools(tool)
+    tool("unshare", "echo 'unshare: unshare failed: Operation not permitted' >&2; exit 1")
+    done = call(tmp_path)
+    assert done.returncode == NOT_POSSIBLE
+    assert "Operation not permitted; it takes root with CAP_SYS_ADMIN" in done.stderr
+    assert list((tmp_path / "cache").glob("arm64-*")) == []
+
+
+def test_a_failure_half_way_is_quoted_and_leaves_nothing(tmp_path: Path, tool: Tool) -> None:
+    all_tools(tool)
+    tool("debootstrap", 'for root; do :; done; mkdir -p "$root/usr"; echo "E: no such mirror"; exit 7')
+    (tmp_path / "cache" / "arm64-unfinished-of-a-killed-one" / "root").mkdir(parents=True)
+    done = call(tmp_path)
+    assert done.returncode == 1
+    assert "debootstrap failed with status 7:\nE: no such mirror" in done.stderr
+    assert list((tmp_path / "cache").glob("arm64-*")) == []
+
+
+def test_removing_takes_every_board_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("arm64-0123456789ab/root/usr", "arm64-unfinished-x", "other"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+    done = call(tmp_path, "remove")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["other"]
