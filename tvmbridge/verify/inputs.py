@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from tvmbridge.atomic_file import replacing
-from tvmbridge.bundle.dtypes import numpy_dtype
+from tvmbridge.bundle.dtypes import numpy_dtype, restore
 from tvmbridge.errors import InputError, OutputError, reason
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.verify.index_limits import index_limits
@@ -97,6 +97,7 @@ def _fit(array: np.ndarray, spec: TensorSpec, file: str) -> np.ndarray:
     if array.shape != spec.shape:
         raise InputError(f"{file}: {spec.name!r} has shape {array.shape}", hint=f"the model takes {spec}")
     dtype = numpy_dtype(spec.dtype)
+    array = restore(array, spec.dtype)
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "biuf":
