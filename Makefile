@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow test-arm check conformance bench bench-tune random-graphs clean
+.PHONY: demo test test-quick test-compiler test-slow test-arm check conformance bench bench-tune random-graphs mutations \
+	clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -26,6 +27,9 @@ test-arm: $(READY)      ## ARM code on an emulated board (root, some minutes at 
 
 random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
 	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2
+
+mutations: $(READY)     ## hostile models, and 2,000 broken ones: each import, build and run in a process of its own
+	$(BIN)/python -m tests.mutations --count 2000
 
 check: $(READY)         ## style and types
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,7 @@ def main() -> int:
     run.add_argument("--folder", default="/", help="where the command starts (default: %(default)s)")
     run.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is unfinished is removed then, too
     try:
         if arguments.action == "remove":
             remove_boards()
@@ -320,7 +322,7 @@ def _tvm_requirement() -> str:
 
 
 def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -328,10 +330,17 @@ def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> 
         text=True,
         errors="replace",
         env={**os.environ, **(environment or {})},
-        check=False,
+        start_new_session=True,  # so that it can be ended with all that it has started
     )
-    if done.returncode:
-        raise Problem(f"{command[0]} failed with status {done.returncode}:\n{done.stdout.strip()[-2000:]}")
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        raise Problem(f"{command[0]} failed with status {process.returncode}:\n{said.strip()[-2000:]}")
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -50,10 +50,12 @@ def assert_node(
     expected: the results, where the reference is wrong or lacks the form.
     """
     node = make_node(op_type, arrays, outputs, **attributes)
-    found = backend.run_node(node, [array for array in arrays if array is not None], opset_version=opset)
     wanted = run_reference(node, arrays, opset) if expected is None else list(expected)
-    assert [(array.dtype, array.shape) for array in found] == [(array.dtype, array.shape) for array in wanted]
-    for given, right in zip(found, wanted, strict=True):
+    given = [array for array in arrays if array is not None]
+    results = [(array.dtype, array.shape) for array in wanted]
+    found = backend.run_node(node, given, outputs_info=results, opset_version=opset)
+    assert [(array.dtype, array.shape) for array in found] == results
+    for made, right in zip(found, wanted, strict=True):
         np.testing.assert_allclose(
-            given.astype(np.float64), right.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True
+            made.astype(np.float64), right.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True
         )

@@ -24,6 +24,10 @@ def divides_by_zero() -> None:
     os.kill(os.getpid(), signal.SIGFPE)
 
 
+def is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def aborts() -> None:
     os.abort()
 

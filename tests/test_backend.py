@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tvmbridge import backend
-from tvmbridge.errors import InputError, ModelError, TargetError, TvmBridgeError
+from tvmbridge.errors import InputError, TargetError, TvmBridgeError
 
 pytestmark = pytest.mark.compiler
 
@@ -127,14 +127,6 @@ def test_a_device_other_than_the_cpu_is_refused():
     with pytest.raises(TargetError, match="CUDA"):
         backend.prepare(matmul(3)[0], "CUDA")
     assert not backend.is_compatible(matmul(3)[0], "CUDA")
-
-
-def test_a_sequence_as_output_is_refused_by_name():
-    model = make_model([helper.make_node("SequenceConstruct", ["x"], ["many"])], [("x", TensorProto.FLOAT, [3])], [])
-    model.graph.output.append(helper.make_tensor_sequence_value_info("many", TensorProto.FLOAT, None))
-    assert not backend.is_compatible(model)
-    with pytest.raises(ModelError, match="output 'many' is no tensor but a sequence"):
-        backend.prepare(model)
 
 
 def test_a_model_with_open_dimensions_is_compatible_and_one_that_is_refused_is_not():

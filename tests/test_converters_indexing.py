@@ -89,10 +89,11 @@ def test_rows_that_meet_are_reduced(reduction: str) -> None:
     assert_like_reference("ScatterND", numbers(SHAPE), where, numbers((2, 2, 4), seed=1), reduction=reduction)
 
 
-def test_truth_is_scattered() -> None:
+def test_truth_is_scattered_without_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     x, where = numbers(SHAPE, "bool"), np.array([[0, -1], [2, 3], [0, 4]])
     for reduction in ("none", "add", "mul"):
         assert_like_runtime("ScatterND", x, where, numbers((3, 4), "bool", 1), reduction=reduction)
+    assert "Warning" not in capfd.readouterr().err
 
 
 def test_scatters_of_old_op_sets_replace() -> None:

@@ -121,6 +121,24 @@ def test_a_cache_is_updated_where_each_sample_says(mode: str, axis: int) -> None
     assert_like_reference(graph, numbers(shape), numbers(tuple(update)) + 1, starts)
 
 
+def test_an_update_beyond_the_cache_writes_nothing_outside() -> None:
+    node = onnx.helper.make_node("TensorScatter", ["x", "update", "starts"], ["y"], axis=1)
+    inputs = [value("x", (3, 5)), value("update", (3, 2)), value("starts", (3,), INT64)]
+    graph = model([node], inputs, [value("y", None)], opset=24)
+    x, update = numbers((3, 5)), np.ones((3, 2), np.float32)
+    (output,) = backend.run_model(graph, [x, update, np.array([4, 10**12, -(10**12)])])
+    expected = x.copy()
+    expected[0, 4] = 1
+    np.testing.assert_array_equal(output, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_an_old_pad_of_any_float_is_filled_with_zeros(dtype: str) -> None:
+    graph = one_node("Pad", shape=(2, 3), dtype=kind(dtype), opset=9, pads=[1, 0, 0, 2])
+    x = numbers((2, 3), dtype)
+    np.testing.assert_array_equal(backend.run_model(graph, [x])[0], np.pad(x, [(1, 0), (0, 2)]))
+
+
 def test_pads_that_crop_agree_with_onnx_runtime() -> None:
     graph = one_node("Pad", np.array([0, -1, 2, 1, 0, -2]), shape=SHAPE, mode="edge", dtype=TensorProto.INT32)
     x = numbers(SHAPE, "int32")

@@ -99,8 +99,9 @@ def test_each_direction(kind, direction):
 
 
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("lengths", ["run", np.array([2, 7, 1], np.int32)], ids=["run", "constant"])
+@pytest.mark.parametrize(
+    ("direction", "lengths"), [("forward", "run"), ("reverse", np.array([2, 7, 1], np.int32)), ("bidirectional", "run")]
+)
 def test_sequences_that_end_early(kind, direction, lengths):
     directions = 1 + (direction == "bidirectional")
     graph, feeds = recurrent(kind, directions=directions, direction=direction, lengths=lengths)
@@ -117,7 +118,9 @@ def test_activations_with_their_parameters_and_a_clip(data):
     count = FUNCTIONS[kind] * directions
     given = {
         "activations": [
-            data.draw(st.sampled_from(BOUNDED if index % FUNCTIONS[kind] == 0 else ACTIVATIONS))  # gates keep it bounded
+            data.draw(
+                st.sampled_from(BOUNDED if index % FUNCTIONS[kind] == 0 else ACTIVATIONS)
+            )  # gates keep it bounded
             for index in range(count)
         ],
         "direction": "bidirectional" if directions == 2 else "forward",

@@ -101,3 +101,11 @@ def test_the_place_of_an_extreme_is_that_of_the_nan(op_type: str) -> None:
 
 def test_hardmax_marks_the_first_greatest_element() -> None:
     assert_node("Hardmax", [np.round(drawn((3, 4, 5)))], axis=1, opset=13)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"axis": 1}, {"axis": 2}, {"axis": -2}])
+def test_hardmax_of_old_op_sets_takes_all_axes_from_one_on_as_one(attributes: dict[str, int]) -> None:
+    x = drawn((3, 4, 5))
+    rows = x.reshape(int(np.prod(x.shape[: attributes.get("axis", 1)])), -1)
+    right = (rows == rows.max(1, keepdims=True)).astype(np.float32).reshape(x.shape)
+    assert_node("Hardmax", [x], opset=11, expected=[right], **attributes)

@@ -14,6 +14,7 @@ from onnx_models import one_node
 import tvmbridge.backend as backend
 from tvmbridge.errors import UnboundValueError
 from tvmbridge.frontend import import_onnx
+from tvmbridge.verify import ReferenceSession
 
 pytestmark = pytest.mark.compiler
 
@@ -97,6 +98,22 @@ def test_an_old_upsample_repeats_elements() -> None:
     x = numbers(SHAPE)
     (output,) = backend.run_model(graph, [x])
     np.testing.assert_array_equal(output, x.repeat(2, axis=2).repeat(3, axis=3))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("op_type", "opset", "scales"), [("Upsample", 9, (1, 1, 2, 1.5)), ("Resize", 10, (1, 1, 0.5, 1.5))]
+)
+def test_old_op_sets_sample_from_the_corner(op_type: str, opset: int, scales: tuple[float, ...], mode: str) -> None:
+    graph = one_node(op_type, np.array(scales, np.float32), shape=SHAPE, opset=opset, mode=mode)
+    (expected,) = ReferenceSession(graph, threads=1).run({"x": numbers(SHAPE)}).values()
+    np.testing.assert_allclose(backend.run_model(graph, [numbers(SHAPE)])[0], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_single_sample_lies_on_the_first_element_as_pytorch_has_it() -> None:
+    graph = resize(sizes=(2, 3, 3, 1), mode="cubic", coordinate_transformation_mode="pytorch_half_pixel")
+    (expected,) = ReferenceSession(graph, threads=1).run({"x": numbers(SHAPE)}).values()
+    np.testing.assert_allclose(backend.run_model(graph, [numbers(SHAPE)])[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_common_images_use_the_operator_that_can_be_laid_out() -> None:

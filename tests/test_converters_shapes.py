@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -89,6 +90,19 @@ def test_every_type_is_moved(dtype: str) -> None:
     weights = {"starts": ints(-1), "ends": ints(-9), "axes": ints(1), "steps": ints(-2), "repeats": ints(1, 2)}
     graph = model(nodes, [value("x", (3, 7), kind(dtype))], [value("y", None, kind(dtype))], weights)
     assert_like_reference(graph, numbers((3, 7), dtype))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float4_e2m1fn", "int4", "uint2"])
+def test_types_narrower_than_the_machine_has_are_moved(dtype: str) -> None:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(getattr(ml_dtypes, dtype)))
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        onnx.helper.make_node("Transpose", ["flat"], ["turned"]),
+        onnx.helper.make_node("Pad", ["turned", "pads"], ["y"], mode="wrap"),
+    ]
+    weights = {"shape": ints(7, -1), "pads": ints(1, 0, 0, 2)}
+    graph = model(nodes, [value("x", (2, 7, 3), kind)], [value("y", None, kind)], weights, opset=25)
+    assert_like_reference(graph, abs(numbers((2, 7, 3)) / 40).astype(getattr(ml_dtypes, dtype)))
 
 
 def split(sizes: np.ndarray | None, count: int, opset: int = 18, **attributes: int) -> onnx.ModelProto:

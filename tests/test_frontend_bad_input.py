@@ -219,10 +219,10 @@ def test_shapes_that_do_not_fit_together_are_refused():
     refused(graph, ModelError, "do not fit together", "MatMul", dims={"k": 4})
 
 
-def test_inputs_that_are_no_tensors_are_refused():
+def test_a_sequence_of_unknown_length_is_refused():
     sequence = helper.make_tensor_sequence_value_info("s", FLOAT, (2,))
     node = helper.make_node("SequenceAt", ["s", "i"], ["y"])
-    refused(model([node], [sequence], [value("y", (2,))], {"i": np.array(0)}), ModelError, "'s'", "sequence")
+    refused(model([node], [sequence], [value("y", (2,))], {"i": np.array(0)}), ShapeError, "'s'", "sequence")
 
 
 @pytest.mark.compiler

@@ -41,6 +41,7 @@ def test_a_foreign_error_is_told_in_one_line():
         (ending_badly.reads_nothing_at_all, "SIGSEGV"),
         (ending_badly.divides_by_zero, "SIGFPE"),
         (ending_badly.aborts, "SIGABRT"),
+        (ending_badly.is_killed, "SIGKILL, as the system does where memory runs out"),
     ],
 )
 def test_a_crash_is_an_error_that_names_the_signal(function, name):

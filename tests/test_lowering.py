@@ -158,6 +158,21 @@ def test_movement_of_constants_is_done_at_once() -> None:
     np.testing.assert_array_equal(output, x + np.tile(moved.reshape(-1), 2))
 
 
+def test_a_quantised_weight_is_dequantised_at_build_time() -> None:
+    codes = relax.const(np.random.default_rng(2).integers(-128, 128, (300, 400), np.int8), "int8")
+    scale = constant(300, 1, seed=3)
+
+    def build(x: relax.Expr) -> relax.Expr:
+        return op.matmul(x, op.multiply(op.astype(codes, F32), scale))
+
+    folded = fold_constants(relax_module(build, [((3, 300), F32)]))
+    calls: list[str] = []
+    relax.analysis.post_order_visit(
+        folded["main"], lambda e: calls.append(e.op.name) if isinstance(e, relax.Call) else None
+    )
+    assert calls == ["relax.matmul"]
+
+
 def test_what_is_added_to_a_product_fuses_with_it_however_it_was_moved() -> None:
     def build(x: relax.Expr) -> relax.Expr:
         first = op.matmul(x, constant(24, 24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from tvmbridge.bundle import BuiltVariant, ModelFacts, Requires, open_bundle, wr
 from tvmbridge.errors import ArtifactError, BundleFormatError, InputError, NoVariantError, TvmBridgeError
 from tvmbridge.host import detect_host
 from tvmbridge.runtime import check_bundle, load
+from tvmbridge.runtime.tensors import to_bits
 from tvmbridge.signature import ModelSignature, TensorSpec
 from tvmbridge.targets import Target
 
@@ -427,9 +429,7 @@ def test_every_dtype_passes_through_unchanged(dtype, tmp_path):
         weight = weight.view("uint16")
     # LLVM's code generator has no maximum of booleans; for them "or" is the same.
     maximum = relax.op.logical_or if dtype == "bool" else relax.op.maximum
-    library = compile_library(
-        tmp_path / "model.so", bits, [weight], lambda emit, xs, ws: [emit(maximum(xs[0], ws[0]))]
-    )
+    library = compile_library(tmp_path / "model.so", bits, [weight], lambda emit, xs, ws: [emit(maximum(xs[0], ws[0]))])
     with load(write_model(tmp_path / "m.tvmb", library, inputs, outputs, [weight])) as session:
         y = session.run({"x": x})["y"]
     assert y.dtype == kind
@@ -571,3 +571,11 @@ def test_load_refuses_what_is_no_bundle_and_a_silly_number_of_threads(tmp_path):
         load(tmp_path / "m.tvmb")
     with pytest.raises(ValueError, match="threads=0"):
         load(tmp_path / "m.tvmb", threads=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", ml_dtypes.bfloat16, ml_dtypes.int4])
+def test_only_types_that_numpy_lacks_are_taken_as_bits_wherever_the_array_comes_from(dtype):
+    array = np.ones(3, dtype)
+    unpickled = pickle.loads(pickle.dumps(array))  # its dtype is another object than NumPy's own
+    expected = array.dtype if isinstance(dtype, str) else np.dtype(f"uint{8 * array.dtype.itemsize}")
+    assert to_bits(array).dtype == to_bits(unpickled).dtype == expected

@@ -192,3 +192,21 @@ def test_a_function_of_truths_is_computed():
     )
     np.testing.assert_allclose(run_lowered(lowered, NATIVE, [x, y])[0], np.exp((x < y).astype("float32")), rtol=1e-6)
     assert len(lowered.kernels) == 1
+
+
+@pytest.mark.parametrize("target", targets().values(), ids=list(targets()))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_numbers_are_rounded_half_to_even(target, dtype):
+    x = np.concatenate([np.arange(-40, 41) / 4, [np.nan, np.inf, -np.inf, 0.49999997, 2**23 + 1, -1e30]])
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    np.testing.assert_array_equal(compute(relax.op.round, target, x), np.rint(x))
+
+
+def test_a_sigmoid_between_two_roundings_is_compiled():
+    x = np.random.default_rng(0).normal(size=(3, 37)).astype("float32") * 5
+
+    def between(x):
+        return relax.op.round(relax.op.multiply(relax.op.sigmoid(relax.op.round(x)), relax.const(100.0)))
+
+    np.testing.assert_allclose(compute(between, NATIVE, x), np.rint(100 / (1 + np.exp(-np.rint(x)))), atol=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -130,6 +131,16 @@ def test_an_npz_file_is_read_by_name(tmp_path):
     read = read_inputs(path, SIGNATURE)
     assert list(read) == ["x"] and read["x"].dtype == np.float32
     np.testing.assert_array_equal(read["x"].ravel(), np.arange(15))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "float4_e2m1fn"])
+def test_types_that_numpy_files_forget_come_back(dtype, tmp_path):
+    spec = TensorSpec("x", (2, 3), dtype)
+    x = np.array([[0, 1, -1], [2, -2, 3]]).astype(getattr(ml_dtypes, dtype))
+    write_arrays(tmp_path / "in.npz", {"x": x})
+    read = read_inputs(tmp_path / "in.npz", ModelSignature((spec,), ()))["x"]
+    assert read.dtype == x.dtype
+    np.testing.assert_array_equal(read.view(f"u{x.itemsize}"), x.view(f"u{x.itemsize}"))
 
 
 def test_a_dtype_is_converted_only_where_no_value_changes(tmp_path):

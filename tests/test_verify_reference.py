@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from onnx_models import conv_bn_relu, mlp, one_node, two_outputs
+from onnx import TensorProto
+from onnx_models import FLOAT, conv_bn_relu, mlp, one_node, two_outputs
 
 from tvmbridge.errors import ModelError
 from tvmbridge.verify import ReferenceSession, ReferenceUnavailable
@@ -34,6 +35,14 @@ def test_all_outputs_come_by_name_and_the_version_is_known():
 def test_a_symbolic_batch_takes_any_size():
     session = ReferenceSession(conv_bn_relu("batch"), threads=1)
     assert session.run({"x": np.zeros((4, 3, 13, 11), np.float32)})["y"].shape == (4, 8)
+
+
+@pytest.mark.parametrize(("dtype", "result"), [(TensorProto.BFLOAT16, None), (FLOAT, TensorProto.INT4)])
+def test_types_that_its_python_interface_does_not_pass_make_it_unavailable(dtype, result):
+    to = result or FLOAT
+    session = ReferenceSession(one_node("Cast", shape=(2, 3), dtype=dtype, result=to, to=to, opset=21))
+    with pytest.raises(ReferenceUnavailable, match="passes no tensor"):
+        session.run({"x": np.zeros((2, 3), np.float32)})
 
 
 def test_an_operator_that_it_does_not_implement_makes_it_unavailable():

@@ -24,6 +24,7 @@ from tvmbridge.bundle import ModelFacts, write_bundle
 from tvmbridge.codegen import build_variant
 from tvmbridge.errors import InputError, ModelError, ShapeError, TargetError, UnboundValueError
 from tvmbridge.frontend import ImportedModel, import_onnx
+from tvmbridge.frontend.sequence_values import element_name, elements_of, kind_of
 from tvmbridge.lowering import LoweredModel, lower
 from tvmbridge.runtime import Session, load
 from tvmbridge.targets import parse_preset
@@ -35,7 +36,8 @@ __all__ = ["Backend", "Prepared", "is_compatible", "prepare", "run_model", "run_
 class Specialisation:
     """A bundle compiled for the shapes of all inputs and the values of some, loaded.
 
-    shapes: of every input. bound: the inputs whose values were bound at build time, because shapes follow from them.
+    shapes: of every input, the tensors of sequences among them; lengths: of the inputs that are sequences or optionals.
+    bound: the inputs whose values were bound at build time, because shapes follow from them.
     computes: whether an output still depends on an input that the session takes.
     """
 
@@ -43,18 +45,22 @@ class Specialisation:
     shapes: Mapping[str, tuple[int | None, ...]]
     bound: Mapping[str, np.ndarray[Any, Any]]
     computes: bool
+    lengths: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
 
-    def fits(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+    def fits(self, feeds: Mapping[str, np.ndarray[Any, Any]], lengths: Mapping[str, int | None]) -> bool:
         """Whether these arrays have the shapes and the bound values that it was compiled for."""
-        return all(feeds[name].shape == shape for name, shape in self.shapes.items()) and all(
-            feeds[name].dtype == value.dtype and feeds[name].tobytes() == value.tobytes()
-            for name, value in self.bound.items()
+        return (
+            self.lengths == lengths
+            and all(feeds[name].shape == shape for name, shape in self.shapes.items())
+            and all(
+                feeds[name].dtype == value.dtype and feeds[name].tobytes() == value.tobytes()
+                for name, value in self.bound.items()
+            )
         )
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> tuple[np.ndarray[Any, Any], ...]:
-        """The outputs in the model's order."""
-        results = self.session.run({spec.name: feeds[spec.name] for spec in self.session.inputs})
-        return tuple(results[spec.name] for spec in self.session.outputs)
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs by name, the tensors of sequences among them."""
+        return dict(self.session.run({spec.name: feeds[spec.name] for spec in self.session.inputs}))
 
 
 class Prepared(onnx.backend.base.BackendRep):
@@ -74,7 +80,7 @@ class Prepared(onnx.backend.base.BackendRep):
         self._count = itertools.count()
         self._made: list[Specialisation] = []
         self.used: Specialisation | None = None
-        _require_tensors(model)
+        self._kinds = {entry.name: kind_of(entry) for entry in model.graph.input}
         try:
             imported = import_onnx(model)
         except UnboundValueError:
@@ -92,20 +98,34 @@ class Prepared(onnx.backend.base.BackendRep):
         """The inputs whose values were bound at build time for the last run()."""
         return tuple(self.used.bound) if self.used is not None else ()
 
-    def run(self, inputs: Any, **_options: Any) -> tuple[np.ndarray[Any, Any], ...]:
-        """The outputs, in the model's order, as NumPy arrays.
+    def run(self, inputs: Any, **_options: Any) -> tuple[Any, ...]:
+        """The outputs, in the model's order, as NumPy arrays; sequences as lists of them.
 
         inputs: arrays in the order of the model's inputs that have no initializer, or a dict of them by name, or the
         array alone where there is one. Compiles where the model is not fixed; raises as `prepare` then, and InputError.
         """
-        feeds = self._feeds(inputs)
+        feeds, lengths = self._spread(self._feeds(inputs))
         if not self._fixed:
-            found = next((made for made in self._made if made.fits(feeds)), None)
-            self.used = found or self._specialise(feeds)
+            found = next((made for made in self._made if made.fits(feeds, lengths)), None)
+            self.used = found or self._specialise(feeds, lengths)
         assert self.used is not None
-        return self.used.run(feeds)
+        results = self.used.run(feeds)
+        return tuple(_gathered(entry, results) for entry in self._model.graph.output)
 
-    def _feeds(self, inputs: Any) -> dict[str, np.ndarray[Any, Any]]:
+    def _spread(self, feeds: Mapping[str, Any]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, int | None]]:
+        """The arrays of all inputs, those of sequences and optionals each by itself; and how many these have."""
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        lengths: dict[str, int | None] = {}
+        for name, value in feeds.items():
+            if self._kinds[name] not in ("sequence", "optional"):
+                arrays[name] = np.asarray(value)
+                continue
+            items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+            lengths[name] = None if value is None else len(items)
+            arrays |= {element_name(name, position): np.asarray(item) for position, item in enumerate(items)}
+        return arrays, lengths
+
+    def _feeds(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
             given = dict(inputs)
         elif isinstance(inputs, (list, tuple)):
@@ -119,22 +139,24 @@ class Prepared(onnx.backend.base.BackendRep):
                 f"arrays given for {', '.join(map(str, given)) or 'no input'}",
                 hint=f"the model takes {', '.join(self._names) or 'no inputs'}",
             )
-        return {name: np.asarray(value) for name, value in given.items()}
+        return given
 
-    def _specialise(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Specialisation:
+    def _specialise(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], lengths: Mapping[str, int | None]
+    ) -> Specialisation:
         shapes = {name: array.shape for name, array in feeds.items()}
         values: dict[str, np.ndarray[Any, Any]] = {}
         while True:
             open_shapes = {name: shape for name, shape in shapes.items() if name not in values}
             try:
-                imported = import_onnx(self._model, shapes=open_shapes, values=values)
+                imported = import_onnx(self._model, shapes=open_shapes, values=values, lengths=lengths)
                 break
             except UnboundValueError as exc:
                 missing = [name for name in exc.inputs if name in feeds and name not in values]
                 if not missing:
                     raise
                 values |= {name: feeds[name].copy() for name in missing}
-        self._made.append(self._compile(imported, values, shapes))
+        self._made.append(self._compile(imported, values, shapes, lengths))
         return self._made[-1]
 
     def _compile(
@@ -142,6 +164,7 @@ class Prepared(onnx.backend.base.BackendRep):
         imported: ImportedModel,
         values: Mapping[str, np.ndarray[Any, Any]],
         shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+        lengths: Mapping[str, int | None] | None = None,
     ) -> Specialisation:
         folder = Path(self._folder.name, str(next(self._count)))
         folder.mkdir()
@@ -155,7 +178,7 @@ class Prepared(onnx.backend.base.BackendRep):
         session = load(bundle, threads=self._threads)
         if shapes is None:
             shapes = {spec.name: spec.shape for spec in imported.signature.inputs}
-        return Specialisation(session, shapes, values, _computes(lowered))
+        return Specialisation(session, shapes, values, _computes(lowered), lengths or {})
 
 
 class Backend(onnx.backend.base.Backend):
@@ -167,7 +190,6 @@ class Backend(onnx.backend.base.Backend):
         if not cls.supports_device(device):
             return False
         try:
-            _require_tensors(model)
             import_onnx(model)
         except UnboundValueError:
             return True
@@ -232,16 +254,13 @@ def _input_names(model: onnx.ModelProto) -> list[str]:
     return [entry.name for entry in model.graph.input if entry.name not in constants]
 
 
-def _require_tensors(model: onnx.ModelProto) -> None:
-    for kind, entries in (("input", model.graph.input), ("output", model.graph.output)):
-        for entry in entries:
-            found = entry.type.WhichOneof("value")
-            if found != "tensor_type":
-                what = (found or "value without type").removesuffix("_type")
-                raise ModelError(
-                    f"{kind} {entry.name!r} is no tensor but a {what}",
-                    hint="a compiled model takes and gives tensors: export each element by itself",
-                )
+def _gathered(entry: onnx.ValueInfoProto, results: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+    """One output of the model: an array, or of a sequence a list of them."""
+    if kind_of(entry) not in ("sequence", "optional"):
+        return results[entry.name]
+    items = [results[name] for name in elements_of(entry.name, results)]
+    holds_tensor = kind_of(entry) == "optional" and entry.type.optional_type.elem_type.HasField("tensor_type")
+    return items[0] if holds_tensor else items
 
 
 def _model_of_node(

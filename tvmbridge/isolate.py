@@ -116,7 +116,8 @@ def run_within(
         raise KeyboardInterrupt
     if code < 0:
         name = signal.Signals(-code).name
-        raise IsolationError(f"the isolated process crashed: killed by {name}", hint=_HINT)
+        why = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
+        raise IsolationError(f"the isolated process crashed: killed by {name}{why}", hint=_HINT)
     return code
 
 

@@ -39,10 +39,12 @@ class StrictRunner(Runner):
     """The official runner, which besides compares the lengths of sequences, and counts what it has compared."""
 
     compared = 0
+    last: tuple[Any, Any] = (None, None)  # expected and given, of the last comparison
 
     @classmethod
     def assert_similar_outputs(cls, ref_outputs: Any, outputs: Any, *rest: Any, **options: Any) -> None:
         """Compare as the official runner does, with the case's own tolerances."""
+        StrictRunner.last = (ref_outputs, outputs)
         _assert_same_lengths(ref_outputs, outputs)
         StrictRunner.compared += 1
         super().assert_similar_outputs(ref_outputs, outputs, *rest, **options)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx.parser import parse_model
 from onnx.reference import ReferenceEvaluator
 
 from tests.conformance import engines
 from tests.conformance.cases import scored_cases
 from tests.conformance.engines import COMPILE_ERROR, PASS, REFUSED, RUN_ERROR, WRONG, run_on
+from tests.conformance.exact import is_nearer
 from tvmbridge.errors import CompileError, InputError, UnsupportedOperatorError
 
 pytestmark = pytest.mark.slow  # to read the suite takes five seconds
@@ -61,6 +63,22 @@ def test_outputs_that_differ_are_wrong(monkeypatch, case, change, reason):
     result = run(monkeypatch, case, change)
     assert result.outcome == WRONG
     assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("off", "nearer"),
+    [(0, True), (5e-7, True), (2e-6, False), (np.nan, False)],
+)
+def test_a_result_is_nearer_than_the_suites_only_where_it_is_off_by_less(off, nearer):
+    model = parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] y) { y = Sin (x) }')
+    x = np.array([0.1, 0.7, -2], np.float32)
+    exact = np.sin(x.astype(np.float64))
+    expected = (exact + 1e-6).astype(np.float32)
+    given = (exact + off).astype(np.float32)
+    assert is_nearer(model, [x], [expected], [given]) is nearer
+    assert not is_nearer(model, [x], [expected], [given.astype(np.float64)])
+    assert not is_nearer(model, [x], [expected], [given[:2]])
+    assert not is_nearer(model, [x], [expected], [])
 
 
 @pytest.mark.parametrize(

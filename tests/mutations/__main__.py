@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.mutations.bases import small_models, suite_models
 from tests.mutations.campaign import mutate
-from tests.mutations.hostile import HOSTILE
+from tests.mutations.hostile import HOSTILE, LARGE
 from tests.mutations.trial import Outcome, try_model, warm_up
 
 
@@ -28,9 +28,9 @@ def main() -> int:
     warm_up()
     started = time.monotonic()
     report = _Report(options.output)
-    for make in () if options.no_hostile else HOSTILE:
+    for make in () if options.no_hostile else (*HOSTILE, *LARGE):
         data = make().SerializeToString()
-        report.note(make.__name__, data, try_model(data, build=not options.no_build))
+        report.note(make.__name__, data, try_model(data, build=not options.no_build and make not in LARGE))
     for index in range(options.first, options.first + options.count):
         data, named = mutate(bases, options.seed, index)
         report.note(f"{options.seed}-{index} {named}", data, try_model(data, build=not options.no_build))

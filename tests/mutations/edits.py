@@ -6,7 +6,7 @@ Each mutation is a function of a model, which it may change, and a random genera
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import AttributeProto, TensorProto, helper
@@ -223,6 +223,148 @@ def change_values(model: onnx.ModelProto, draw: random.Random) -> bytes:
     return model.SerializeToString()
 
 
+def change_numbers(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """Weights of NaN, infinity, zero and the least integer."""
+    tensor = _some(model.graph.initializer, draw)
+    if tensor is not None and tensor.data_type in (TensorProto.FLOAT, TensorProto.INT32, TensorProto.DOUBLE):
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        odd = [0, -1, 1e30, float("nan"), float("inf")] if array.dtype.kind == "f" else [0, -1, -(2**31), 2**31 - 1]
+        if array.size:
+            array.reshape(-1)[:: draw.randint(1, 3)] = draw.choice(odd)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return model.SerializeToString()
+
+
+def retype(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """All values of one element type become of another, wherever that type is written."""
+    entries = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    types = sorted({entry.type.tensor_type.elem_type for entry in entries} - {0})
+    if types:
+        old, new = draw.choice(types), draw.choice([1, 2, 3, 5, 6, 7, 9, 10, 11, 12, 13, 16])
+        for entry in entries:
+            if entry.type.tensor_type.elem_type == old:
+                entry.type.tensor_type.elem_type = new
+        for tensor in model.graph.initializer:
+            if tensor.data_type == old and new != TensorProto.BFLOAT16:
+                array = onnx.numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(new))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return model.SerializeToString()
+
+
+def resize(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """An axis of an input, and those of its length in the others, become 0, 1 or some other length."""
+    axes = [axis for entry in model.graph.input for axis in entry.type.tensor_type.shape.dim]
+    if axes:
+        old, new = draw.choice(axes).dim_value, draw.choice([0, 1, 2, 3, 7, 64, 257, 4099])
+        for axis in axes:
+            if axis.dim_value == old and draw.random() < 0.8:
+                axis.dim_value = new
+    return _without_shapes(model)
+
+
+def replace_operator(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """Another operator of as many inputs and without attributes, or with those that it has by the same name."""
+    node, version = _some(model.graph.node, draw), onnx.defs.onnx_opset_version()
+    if node is not None:
+        schemas = [
+            schema
+            for schema in onnx.defs.get_all_schemas()
+            if not schema.domain and schema.min_input <= len(node.input) <= schema.max_input and not schema.deprecated
+        ]
+        schema = draw.choice(sorted(schemas, key=lambda schema: schema.name))
+        node.op_type = schema.name
+        kept = [entry for entry in node.attribute if entry.name in schema.attributes]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        del model.opset_import[:]
+        model.opset_import.append(helper.make_opsetid("", version))
+    return _without_shapes(model)
+
+
+def make_attribute_up(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """An attribute that the operator has, with some value of the right kind."""
+    node = _some(model.graph.node, draw)
+    version = max((entry.version for entry in model.opset_import if not entry.domain), default=1)
+    if node is None or not onnx.defs.has(node.op_type, version, node.domain):
+        return model.SerializeToString()
+    attributes = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
+    named = _some(sorted(attributes), draw)
+    number, few = draw.choice([0, 1, -1, 2, 3, 7, *ODD]), draw.randint(0, 4)
+    values = {
+        AttributeProto.INT: number,
+        AttributeProto.INTS: [draw.choice([0, 1, 2, 3, -1, number]) for _ in range(few)],
+        AttributeProto.FLOAT: draw.choice([0.0, -1.0, 0.5, 1e38, float("nan"), float("inf")]),
+        AttributeProto.FLOATS: [0.5] * few,
+        AttributeProto.STRING: draw.choice(["", "SAME_UPPER", "VALID", "linear", "nearest", "reflect", "tanh"]),
+    }
+    kind = attributes[named].type.value if named else None
+    if kind in values and (values[kind] or kind not in (AttributeProto.INTS, AttributeProto.FLOATS)):
+        kept = [entry for entry in node.attribute if entry.name != named]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(named, values[kind], attr_type=kind)])
+    return _without_shapes(model)
+
+
+def put_into_a_body(model: onnx.ModelProto, draw: random.Random) -> bytes:
+    """All nodes move into the branches of an If, the body of a Loop, or a function; sometimes more than once."""
+    for level in range(draw.choice([1, 1, 2, 60])):
+        if model.graph.input:
+            _wrap(model, draw.choice(["branch", "loop"]), f"_{level}", draw)
+    return model.SerializeToString()
+
+
+def _wrap(model: onnx.ModelProto, kind: str, suffix: str, draw: random.Random) -> None:
+    graph = model.graph
+    nodes, outputs = list(graph.node), list(graph.output)
+    made = [onnx.ValueInfoProto.FromString(entry.SerializeToString()) for entry in outputs]
+    if kind == "branch":
+        condition, known = f"flag{suffix}", draw.random() < 0.5
+        if known:
+            graph.initializer.append(helper.make_tensor(condition, TensorProto.BOOL, [], [True]))
+        else:
+            graph.input.append(helper.make_tensor_value_info(condition, TensorProto.BOOL, []))
+        body = helper.make_graph(nodes, f"body{suffix}", [], made)
+        names = [entry.name for entry in outputs]
+        other = _same_types(graph.input, made, f"other{suffix}")
+        node = helper.make_node("If", [condition], names, then_branch=body, else_branch=other)
+    else:
+        trips, on = f"trips{suffix}", f"on{suffix}"
+        graph.initializer.append(helper.make_tensor(trips, TensorProto.INT64, [], [draw.choice([0, 1, 3, 2**40])]))
+        takes = [
+            helper.make_tensor_value_info(f"i{suffix}", TensorProto.INT64, []),
+            helper.make_tensor_value_info(on, TensorProto.BOOL, []),
+        ]
+        going = helper.make_tensor_value_info(f"more{suffix}", TensorProto.BOOL, [])
+        inside = [helper.make_node("Identity", [on], [f"more{suffix}"]), *nodes]
+        body = helper.make_graph(inside, f"body{suffix}", takes, [going, *made])
+        node = helper.make_node("Loop", [trips, ""], [f"all{suffix}{i}" for i in range(len(outputs))], body=body)
+        for position, entry in enumerate(outputs):
+            entry.name = f"all{suffix}{position}"
+            entry.type.tensor_type.ClearField("shape")
+    del graph.node[:]
+    graph.node.append(node)
+
+
+def _same_types(
+    inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], name: str
+) -> onnx.GraphProto:
+    """A graph that gives zeros for each output, of the shape of the first input."""
+    nodes = [helper.make_node("Shape", [inputs[0].name], [f"{name}_shape"])]
+    for entry in outputs:
+        zero = helper.make_tensor("zero", entry.type.tensor_type.elem_type or TensorProto.FLOAT, [1], [0])
+        nodes.append(helper.make_node("ConstantOfShape", [f"{name}_shape"], [f"{name}_{entry.name}"], value=zero))
+    results = [onnx.ValueInfoProto(name=f"{name}_{entry.name}", type=entry.type) for entry in outputs]
+    return helper.make_graph(nodes, name, [], results)
+
+
+def _without_shapes(model: onnx.ModelProto) -> bytes:
+    """What follows from other shapes would only contradict them."""
+    del model.graph.value_info[:]
+    for entry in model.graph.output:
+        entry.type.tensor_type.ClearField("shape")
+    return model.SerializeToString()
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     flip_bytes,
     flip_structure,
@@ -240,6 +382,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     change_operator,
     change_opset,
     change_values,
+    change_values,
+    change_numbers,
+    retype,
+    resize,
+    resize,
+    replace_operator,
+    replace_operator,
+    make_attribute_up,
+    make_attribute_up,
+    make_attribute_up,
+    put_into_a_body,
 )
 
 

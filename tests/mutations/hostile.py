@@ -111,6 +111,127 @@ def noise_of_terabytes() -> onnx.ModelProto:
     return _one_huge(helper.make_node("RandomNormal", [], ["huge"], shape=[1 << 40]), {})
 
 
+_BIG = 1 << 31
+
+
+def a_constant_of_gigabytes() -> onnx.ModelProto:
+    """This and the next: within what a tensor may be, and far beyond what an import should compute."""
+    return _one_huge(helper.make_node("ConstantOfShape", ["n"], ["huge"]), {"n": np.array([_BIG])})
+
+
+def a_range_of_gigabytes() -> onnx.ModelProto:
+    weights = {"a": np.array(0), "b": np.array(_BIG), "d": np.array(1)}
+    return _one_huge(helper.make_node("Range", ["a", "b", "d"], ["huge"]), weights)
+
+
+def a_tile_of_gigabytes() -> onnx.ModelProto:
+    weights = {"w": np.ones(2, np.float32), "n": np.array([_BIG // 2])}
+    return _one_huge(helper.make_node("Tile", ["w", "n"], ["huge"]), weights)
+
+
+def a_padding_of_gigabytes() -> onnx.ModelProto:
+    weights = {"w": np.ones(2, np.float32), "n": np.array([_BIG, 0])}
+    return _one_huge(helper.make_node("Pad", ["w", "n"], ["huge"]), weights)
+
+
+def a_resize_of_gigabytes() -> onnx.ModelProto:
+    weights = {"w": np.ones((1, 1, 2, 2), np.float32), "n": np.array([1, 1, 1 << 16, 1 << 15])}
+    return _one_huge(helper.make_node("Resize", ["w", "", "", "n"], ["huge"]), weights)
+
+
+def an_outer_product_of_gigabytes() -> onnx.ModelProto:
+    weights = {"a": np.ones((1 << 16, 1), np.float32), "b": np.ones((1, 1 << 15), np.float32)}
+    return _one_huge(helper.make_node("Mul", ["a", "b"], ["huge"]), weights)
+
+
+def a_window_of_gigabytes() -> onnx.ModelProto:
+    return _one_huge(helper.make_node("HannWindow", ["n"], ["huge"]), {"n": np.array(_BIG)})
+
+
+def constants_that_double_to_gigabytes() -> onnx.ModelProto:
+    nodes = [helper.make_node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(31)]
+    nodes += [helper.make_node("ReduceSum", ["c31"], ["s"]), helper.make_node("Add", ["x", "s"], ["y"])]
+    return model(nodes, [value("x", (2,))], [value("y", None)], {"c0": np.ones(1, np.float32)})
+
+
+def a_loop_that_collects_gigabytes() -> onnx.ModelProto:
+    """A constant of 4 MiB two thousand times."""
+    nodes = [helper.make_node("Identity", ["ci"], ["co"]), helper.make_node("Identity", ["w"], ["each"])]
+    takes = [value("i", (), INT64), value("ci", (), BOOL)]
+    body = helper.make_graph(nodes, "body", takes, [value("co", (), BOOL), value("each", (1 << 20,))])
+    return _one_huge(
+        helper.make_node("Loop", ["n", ""], ["huge"], body=body),
+        {"n": np.array(2000), "w": np.ones(1 << 20, np.float32)},
+    )
+
+
+def a_sequence_of_gigabytes() -> onnx.ModelProto:
+    """A constant of 4 MiB two thousand times, joined."""
+    made = _one_huge(
+        helper.make_node("ConcatFromSequence", ["s"], ["huge"], axis=0), {"w": np.ones(1 << 20, np.float32)}
+    )
+    made.graph.node.insert(0, helper.make_node("SequenceConstruct", ["w"] * 2000, ["s"]))
+    return made
+
+
+def loops_in_loops(depth: int = 4) -> onnx.ModelProto:
+    """A thousand times a thousand times a thousand …"""
+    body_nodes = [helper.make_node("Identity", ["c0"], ["o0"]), helper.make_node("Neg", ["v0"], ["w0"])]
+    for level in range(depth):
+        takes = [value(f"i{level}", (), INT64), value(f"c{level}", (), BOOL), value(f"v{level}", (2,))]
+        gives = [value(f"o{level}", (), BOOL), value(f"w{level}", (2,))]
+        body = helper.make_graph(body_nodes, f"body{level}", takes, gives)
+        start = f"v{level + 1}" if level + 1 < depth else "x"
+        made = f"w{level + 1}" if level + 1 < depth else "y"
+        body_nodes = [helper.make_node("Loop", ["n", "", start], [made], body=body)]
+        if level + 1 < depth:
+            body_nodes.append(helper.make_node("Identity", [f"c{level + 1}"], [f"o{level + 1}"]))
+    return model(body_nodes, [value("x", (2,))], [value("y", (2,))], {"n": np.array(1000)})
+
+
+def a_sparse_constant_of_terabytes() -> onnx.ModelProto:
+    values = helper.make_tensor("v", FLOAT, [1], [1.0])
+    indices = helper.make_tensor("i", INT64, [1], [3])
+    sparse = helper.make_sparse_tensor(values, indices, [1 << 40])
+    return _one_huge(helper.make_node("Constant", [], ["huge"], sparse_value=sparse), {})
+
+
+def a_sparse_constant_of_gigabytes() -> onnx.ModelProto:
+    values = helper.make_tensor("v", FLOAT, [1], [1.0])
+    indices = helper.make_tensor("i", INT64, [1], [_BIG - 1])
+    sparse = helper.make_sparse_tensor(values, indices, [_BIG])
+    return _one_huge(helper.make_node("Constant", [], ["huge"], sparse_value=sparse), {})
+
+
+def a_sparse_constant_past_its_end() -> onnx.ModelProto:
+    values = helper.make_tensor("v", FLOAT, [1], [1.0])
+    indices = helper.make_tensor("i", INT64, [1], [1 << 40])
+    sparse = helper.make_sparse_tensor(values, indices, [7])
+    return _one_huge(helper.make_node("Constant", [], ["huge"], sparse_value=sparse), {})
+
+
+def an_axis_past_all_counting() -> onnx.ModelProto:
+    node = helper.make_node("LayerNormalization", ["x", "w"], ["y"], axis=1 << 31)
+    return model([node], [value("x", (2, 3))], [value("y", None)], {"w": np.ones(3, np.float32)})
+
+
+def batch_dimensions_below_zero() -> onnx.ModelProto:
+    node = helper.make_node("GatherND", ["x", "i"], ["y"], batch_dims=-7)
+    return model([node], [value("x", (2, 3))], [value("y", None)], {"i": np.array([[1]])})
+
+
+def batch_dimensions_below_zero_of_an_old_op_set() -> onnx.ModelProto:
+    """Which is upgraded first."""
+    made = batch_dimensions_below_zero()
+    made.opset_import[0].version = 12
+    return made
+
+
+def a_split_into_more_than_there_is() -> onnx.ModelProto:
+    node = helper.make_node("Split", ["x"], ["y", "z"], num_outputs=1)
+    return model([node], [value("x", (4,))], [value("y", None), value("z", None)], opset=18)
+
+
 def an_input_of_terabytes() -> onnx.ModelProto:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     return model(nodes, [value("x", (1 << 40,))], [value("y", (1 << 40,))])
@@ -280,6 +401,14 @@ HOSTILE: tuple[Callable[[], onnx.ModelProto], ...] = (
     a_one_hot_of_terabytes,
     an_eye_of_terabytes,
     noise_of_terabytes,
+    a_sparse_constant_of_terabytes,
+    a_sparse_constant_past_its_end,
+    a_sparse_constant_of_gigabytes,
+    an_axis_past_all_counting,
+    batch_dimensions_below_zero,
+    batch_dimensions_below_zero_of_an_old_op_set,
+    a_split_into_more_than_there_is,
+    loops_in_loops,
     an_input_of_terabytes,
     an_input_past_all_counting,
     branches_in_branches,
@@ -304,4 +433,18 @@ HOSTILE: tuple[Callable[[], onnx.ModelProto], ...] = (
     a_weight_of_nothing_but_claims,
     names_of_a_megabyte,
     names_of_anything,
+)
+
+# The run of these may take what they ask for, but not their import.
+LARGE: tuple[Callable[[], onnx.ModelProto], ...] = (
+    a_constant_of_gigabytes,
+    a_range_of_gigabytes,
+    a_tile_of_gigabytes,
+    a_padding_of_gigabytes,
+    a_resize_of_gigabytes,
+    an_outer_product_of_gigabytes,
+    a_window_of_gigabytes,
+    constants_that_double_to_gigabytes,
+    a_loop_that_collects_gigabytes,
+    a_sequence_of_gigabytes,
 )

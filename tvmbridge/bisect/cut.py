@@ -17,6 +17,7 @@ from tvmbridge.frontend.input_defaults import drop_input_defaults
 from tvmbridge.frontend.input_values import bind_values
 from tvmbridge.frontend.read import read_model
 from tvmbridge.frontend.shapes import bind_shapes
+from tvmbridge.frontend.sparse_weights import densify
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 from tvmbridge.signature import TensorSpec
 
@@ -63,7 +64,8 @@ def read_graph(
     values: Mapping[str, ArrayLike],
 ) -> Graph:
     """Read a model as `import_onnx` does, up to the point where its operators are looked at."""
-    model = bind_shapes(bind_values(drop_input_defaults(read_model(source).proto), values), shapes, dims)
+    model = densify(drop_input_defaults(read_model(source).proto))
+    model = bind_shapes(bind_values(model, values), shapes, dims)
     weights = detach_weights(model)
     model = attach_weights(inline_functions(model), weights)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -42,6 +42,12 @@ def storage(name: str) -> str:
     return f"uint{8 * ELEMENT_BYTES[name]}" if name in EXTENDED else name
 
 
+def restore(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """An array as NumPy's files give it back, of the dtype that they forget where ml_dtypes has it."""
+    forgotten = name in EXTENDED and array.dtype.kind == "V" and array.dtype.itemsize == ELEMENT_BYTES[name]
+    return array.view(numpy_dtype(name)) if forgotten else array
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of a name in ELEMENT_BYTES; an ArtifactError where only ml_dtypes, not installed, defines it."""
     if name not in EXTENDED:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from onnx import numpy_helper
 
 from tvmbridge.errors import ModelError, ShapeError, UnboundValueError, UnsupportedOperatorError
+from tvmbridge.frontend.explicit_pads import spell_out_pads
 from tvmbridge.frontend.functions import inline_functions
 from tvmbridge.frontend.infer import infer_shapes
 from tvmbridge.frontend.input_defaults import drop_input_defaults
@@ -24,8 +25,10 @@ from tvmbridge.frontend.input_values import bind_values, with_values
 from tvmbridge.frontend.operators import check_known_operators, check_operators
 from tvmbridge.frontend.opset_upgrade import upgrade_opset
 from tvmbridge.frontend.read import LoadedModel, read_model
+from tvmbridge.frontend.sequence_values import Lengths, spread_inputs, with_tensors
 from tvmbridge.frontend.shapes import bind_shapes
 from tvmbridge.frontend.simplify import simplify
+from tvmbridge.frontend.sparse_weights import densify
 from tvmbridge.frontend.walk import opset
 from tvmbridge.frontend.weights import attach_weights, detach_weights
 from tvmbridge.signature import ModelSignature
@@ -66,16 +69,19 @@ def import_onnx(
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, ArrayLike] | None = None,
+    lengths: Mapping[str, int | None] | None = None,
 ) -> ImportedModel:
     """Read an ONNX model, bind its shapes, simplify it and import it into TVM.
 
     shapes: input name → its shape; dims: symbolic dimension → its size. Every dimension must end up bound.
     values: input name → its value, for inputs that decide shapes: a bound input is a constant, and no input any more.
+    lengths: input that is a sequence or an optional → how many tensors it has, None for an optional without a value;
+    they are inputs of their own then, "x[0]", "x[1]", as are the tensors of sequences among the outputs.
     Raises ModelFileError, ShapeError, UnsupportedOperatorError, or ModelError for anything else wrong with the model.
     """
     loaded = read_model(model)
     try:
-        return _import(loaded, shapes or {}, dims or {}, values or {})
+        return _import(loaded, shapes or {}, dims or {}, values or {}, lengths or {})
     except ShapeError as exc:
         raise ShapeError(f"{loaded.name}: {exc.message}", dimensions=exc.dimensions, hint=exc.hint) from exc.__cause__
     except UnsupportedOperatorError as exc:
@@ -88,10 +94,15 @@ def import_onnx(
 
 
 def _import(
-    loaded: LoadedModel, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, int], values: Mapping[str, ArrayLike]
+    loaded: LoadedModel,
+    shapes: Mapping[str, Sequence[int]],
+    dims: Mapping[str, int],
+    values: Mapping[str, ArrayLike],
+    lengths: Lengths,
 ) -> ImportedModel:
     given_opset = opset(loaded.proto) or 1
-    proto = drop_input_defaults(loaded.proto)
+    proto = densify(drop_input_defaults(loaded.proto))
+    proto = spread_inputs(proto, lengths)
     proto = bind_values(proto, values)
     bound = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer if entry.name in values}
     proto = bind_shapes(proto, shapes, dims)
@@ -101,6 +112,7 @@ def _import(
     proto = upgrade_opset(proto)
     proto = attach_weights(proto, weights)
     proto = infer_shapes(proto)
+    proto = spell_out_pads(proto)
     proto = simplify(proto)
     check_operators(proto)
     proto = infer_shapes(proto)
@@ -108,13 +120,14 @@ def _import(
     from tvmbridge.frontend.trace import trace  # imports tvm: seconds, and for nothing where the model is bad
 
     module, signature = trace(proto)
+    names = {spec.name for spec in signature.outputs}
     return ImportedModel(
         name=loaded.name,
         module=module,
         signature=signature,
         opset=given_opset,
         sha256=loaded.sha256,
-        source=with_values(loaded.source, values),
+        source=with_values(with_tensors(loaded.source, lengths, names), values),
         shapes={name: tuple(int(axis) for axis in shape) for name, shape in shapes.items()},
         dims={name: int(size) for name, size in dims.items()},
         values=bound,

@@ -6,6 +6,7 @@ import onnx
 import onnx.shape_inference
 
 from tvmbridge.errors import ModelError, reason
+from tvmbridge.frontend.attribute_limits import check_attributes
 from tvmbridge.frontend.sizes import check_sizes, follows_values
 from tvmbridge.frontend.walk import nodes
 from tvmbridge.frontend.weights import attach_weights, detach_weights
@@ -18,6 +19,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     two models with weights would be one too many in memory. Raises ModelError where the shapes contradict each other,
     or a tensor would be absurdly large.
     """
+    check_attributes(nodes(model))
     weights = detach_weights(model)
     _spell_out_defaults(model)
     try:
@@ -39,8 +41,12 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return attach_weights(inferred, weights)
 
 
+_DEFAULTS = {"MeanVarianceNormalization": ("axes", [0, 2, 3]), "STFT": ("onesided", 1)}
+
+
 def _spell_out_defaults(model: onnx.ModelProto) -> None:
-    """Attributes for whose absence onnx infers another shape than the operator's definition says."""
+    """Attributes in whose absence onnx infers another shape than the operator's definition says, or fails."""
     for node in nodes(model):
-        if node.op_type == "STFT" and not any(entry.name == "onesided" for entry in node.attribute):
-            node.attribute.append(onnx.helper.make_attribute("onesided", 1))
+        name, default = _DEFAULTS.get(node.op_type, ("", None))
+        if name and not any(entry.name == name for entry in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute(name, default))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
-import tvm
 from onnx import numpy_helper
 from tvm import relax, te, tirx, topi
 
@@ -22,10 +22,11 @@ _MOVING = frozenset(
         *("MaxPool", "Pad", "Relu", "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "Split"),
         *("SpaceToDepth", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Max", "Min", "TopK"),
         *("BitCast", "Cast", "CastLike", "EyeLike", "QuantizeLinear"),
+        *("CenterCropPad", "OneHot", "Scatter", "TensorScatter"),
     }
 )
-_INTEGER_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
-Scalar = tvm.ir.Expr
+_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}  # of types narrower than a byte
+Scalar: TypeAlias = Any  # an expression of TIR
 
 
 def is_exact(op_type: str) -> bool:
@@ -37,7 +38,8 @@ def decode(builder: relax.BlockBuilder, bits: relax.Expr, dtype: str) -> relax.E
     """The values, in the carrier's dtype, of the bits that an input holds; bits beyond the type's own are ignored."""
     if dtype == "bfloat16":
         return _compute(builder, "decode_bfloat16", _widen, bits)
-    values = np.arange(256).astype(np.uint8).view(numpy_type(dtype)).astype(carrier(dtype))
+    codes = np.arange(256).astype(np.uint8) & ((1 << _BITS.get(dtype, 8)) - 1)
+    values = codes.view(numpy_type(dtype)).astype(carrier(dtype))
     return _look_up(builder, f"decode_{dtype}", lambda x: x, bits, values)
 
 
@@ -59,8 +61,8 @@ def narrow(
     values: in the type's carrier, or in float64. saturate: whether what is beyond a float8 becomes its limit.
     mode: how float8_e8m0fnu rounds: "up", "down" or "nearest".
     """
-    if dtype in _INTEGER_BITS:
-        mask = (1 << _INTEGER_BITS[dtype]) - 1
+    if carrier(dtype) != "float32":
+        mask = (1 << _BITS[dtype]) - 1
         return _compute(
             builder, f"encode_{dtype}", lambda x: x.astype("uint8") & tirx.const(mask, "uint8"), values, dtype="uint8"
         )
@@ -75,12 +77,22 @@ def _narrowing_table(dtype: str, saturate: bool, mode: str) -> np.ndarray:
     values = (np.arange(1 << 16).astype(np.uint32) << 16).view(np.float32)
     with np.errstate(all="ignore"):
         if dtype == "float8_e8m0fnu":
-            narrowed = numpy_helper.to_float8e8m0(values, saturate, mode)
-        elif saturate:
-            narrowed = numpy_helper.saturate_cast(values, numpy_type(dtype))
-        else:
-            narrowed = values.astype(numpy_type(dtype))
-    return narrowed.view(np.uint8)
+            return _powers_of_two(values, saturate, mode)
+        if saturate:
+            return numpy_helper.saturate_cast(values, numpy_type(dtype)).view(np.uint8)
+        return values.astype(numpy_type(dtype)).view(np.uint8)
+
+
+def _powers_of_two(values: np.ndarray, saturate: bool, mode: str) -> np.ndarray:
+    """float8_e8m0fnu: the exponents of amounts, from -127 on; 255 is NaN."""
+    amounts = np.abs(values.astype(np.float64))
+    fractions, exponents = np.frexp(amounts)  # of 0.5 to 1
+    moved = {"up": fractions > 0.5, "down": np.zeros(values.shape, bool), "nearest": fractions >= 0.75}[mode]
+    codes = exponents - 1 + moved + 127
+    low, high = (0, 254) if saturate else (255, 255)
+    codes = np.where(amounts < 2.0**-127, low, codes)
+    codes = np.where(np.isinf(amounts) | (codes > 254), high, codes)
+    return np.where(np.isnan(amounts), 255, codes).astype(np.uint8)
 
 
 def _compute(
@@ -96,9 +108,7 @@ def _look_up(
     builder: relax.BlockBuilder, name: str, index: Callable[[Scalar], Scalar], x: relax.Expr, table: np.ndarray
 ) -> relax.Expr:
     def kernel(x: te.Tensor, table: te.Tensor) -> te.Tensor:
-        return te.compute(
-            x.shape, lambda *i: table(index(x(*i)).astype("int32")), name=name, tag=topi.tag.INJECTIVE
-        )
+        return te.compute(x.shape, lambda *i: table(index(x(*i)).astype("int32")), name=name, tag=topi.tag.INJECTIVE)
 
     return builder.emit_te(kernel, x, relax.const(table), primfunc_name_hint=name)
 

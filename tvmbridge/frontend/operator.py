@@ -24,6 +24,7 @@ CARRIERS: Mapping[str, str] = {
     **dict.fromkeys(("float8_e8m0fnu", "float4_e2m1fn"), "float32"),
     **{"int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"},
 }
+OLD_ROUNDING = "simple"  # our nearest_mode of a Resize as it was before op-set 11
 _INTEGERS = (f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 PLAIN = frozenset({"bool", "float16", "float32", "float64", *_INTEGERS})
 

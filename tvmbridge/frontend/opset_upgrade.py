@@ -8,10 +8,13 @@ import onnx
 import onnx.version_converter
 
 from tvmbridge.errors import UnsupportedOperatorError, reason
+from tvmbridge.frontend.attribute_limits import check_attributes
+from tvmbridge.frontend.operator import OLD_ROUNDING
 from tvmbridge.frontend.operators import describe, tvm_version
-from tvmbridge.frontend.walk import STANDARD_DOMAINS, nodes, opset
+from tvmbridge.frontend.walk import STANDARD_DOMAINS, graphs, nodes, opset
 
 _OLDEST_OPSET = 13
+_NEW_FORMS = 11  # of Resize and Pad
 _logger = logging.getLogger(__name__)
 
 
@@ -23,7 +26,8 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     version = opset(model)
     if version is None or version >= _OLDEST_OPSET:
         return model
-    names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
+    check_attributes(nodes(model))  # the converter infers shapes
+    names = _interface(model)
     try:
         upgraded = onnx.version_converter.convert_version(model, _OLDEST_OPSET)
     except Exception as exc:  # C++: no adapter for an operator, or an assertion inside one
@@ -36,7 +40,59 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from exc
         _logger.info("op-set %d kept: %s", version, reason(exc))
         return model
-    return upgraded if names == [entry.name for entry in (*upgraded.graph.input, *upgraded.graph.output)] else model
+    if names != _interface(upgraded):
+        return model
+    if version < _NEW_FORMS:
+        _keep_resizes(upgraded)
+        _drop_zero_fillers(upgraded)
+    for graph in graphs(upgraded):
+        _flatten_hardmax(graph)
+    return upgraded
+
+
+def _keep_resizes(upgraded: onnx.ModelProto) -> None:
+    """Say where samples lay and how they were rounded before op-set 11: onnx leaves the new defaults in force."""
+    for node in nodes(upgraded):
+        if node.op_type == "Resize" and node.domain in STANDARD_DOMAINS:
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", OLD_ROUNDING)):
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _drop_zero_fillers(upgraded: onnx.ModelProto) -> None:
+    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded."""
+    for graph in graphs(upgraded):
+        values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+        for node in graph.node:
+            filler = values.get(node.input[2]) if node.op_type == "Pad" and len(node.input) == 3 else None
+            if filler is not None and not onnx.numpy_helper.to_array(filler).any():
+                del node.input[2]
+
+
+def _flatten_hardmax(graph: onnx.GraphProto) -> None:
+    """Say in op-set 13 what a Hardmax meant before: all axes from `axis` on are one. onnx copies the node as it is."""
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "Hardmax" or node.domain not in STANDARD_DOMAINS:
+            written.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        flat, hot, shape = (f"{y}__{part}" for part in ("flat", "hot", "shape"))
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+        written += [
+            onnx.helper.make_node("Flatten", [x], [flat], axis=axis),
+            onnx.helper.make_node("Hardmax", [flat], [hot], node.name, axis=1),
+            onnx.helper.make_node("Shape", [x], [shape]),
+            onnx.helper.make_node("Reshape", [hot, shape], [y]),
+        ]
+    if len(written) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(written)
+
+
+def _interface(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Names of inputs and outputs, and the inputs' types: of a Scan the converter drops the batch of both."""
+    inputs = [(entry.name, str(entry.type)) for entry in model.graph.input]
+    return inputs + [(entry.name, "") for entry in model.graph.output]
 
 
 def _reads_differently(node: onnx.NodeProto, version: int) -> bool:

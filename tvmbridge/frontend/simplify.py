@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from tvmbridge.errors import reason
+from tvmbridge.frontend.sizes import makes_large_constants
 from tvmbridge.frontend.walk import nodes
 
 _logger = logging.getLogger(__name__)
@@ -16,11 +17,12 @@ _logger = logging.getLogger(__name__)
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """Before: static inputs, no local functions. After: an equal model, same inputs and outputs, usually far smaller.
 
-    Where the optimizer fails, the model stays as it is and a warning is logged: the importer may still take it.
+    The model stays as it is where the optimizer fails, of which a warning is logged, and where it would compute large
+    constants: the importer may still take it.
     """
     from onnxscript import optimizer  # a second to import: only when a model is there to simplify
 
-    if any(_is_misread(node) for node in nodes(model)):
+    if any(_is_misread(node) for node in nodes(model)) or makes_large_constants(model):
         return model
     names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
     try:
@@ -32,11 +34,16 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     if names != [entry.name for entry in (*simplified.graph.input, *simplified.graph.output)]:
         _logger.warning("%s is not simplified: its inputs or outputs would change", model.graph.name or "the model")
         return model
+    for node in nodes(simplified):
+        if node.op_type == "Loop" and len(node.input) == 1:
+            node.input.append("")  # the optimizer cuts absent inputs off at the end, and onnx's inference counts on two
     return simplified
 
 
 def _is_misread(node: onnx.NodeProto) -> bool:
-    """Whether a rule of the optimizer drops an attribute: a batch norm's mode, how a CastLike rounds."""
+    """Whether the optimizer drops an attribute (a batch norm's mode, how a CastLike rounds), or draws once for all."""
+    if node.op_type == "Bernoulli":
+        return True
     if node.op_type == "CastLike":
         return any(entry.name in ("saturate", "round_mode") for entry in node.attribute)
     return node.op_type == "BatchNormalization" and (

@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 _GROWTH = 2  # how many times larger than its operands a result may be …
+_CAST_GROWTH = 8  # … of a cast, mostly of a quantised weight, which a template packs only as a constant …
 _SMALL_BYTES = 1 << 16  # … unless it is smaller than this
 
 
@@ -129,7 +130,8 @@ def _is_worth_it(call: relax.Call, operands: list[np.ndarray]) -> bool:
     if str(call.ty.dtype) not in np.sctypeDict:
         return False
     size = np.dtype(str(call.ty.dtype)).itemsize * int(np.prod(_static_shape(call)))
-    return size <= max(_SMALL_BYTES, _GROWTH * sum(array.nbytes for array in operands))
+    growth = _CAST_GROWTH if call.op.name == "relax.astype" else _GROWTH
+    return size <= max(_SMALL_BYTES, growth * sum(array.nbytes for array in operands))
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstantsWithNumpy")

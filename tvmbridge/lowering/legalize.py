@@ -18,6 +18,8 @@ import tvm
 from tvm import relax, te, topi
 from tvm.relax.transform.legalize_ops.common import LegalizeFunc
 
+from tvmbridge.lowering.extremes import legalize_extreme
+
 
 def _at_least(x: tvm.tirx.PrimExpr, bound: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
     """The greater of both; x where it is NaN."""
@@ -190,7 +192,9 @@ _LEGALIZATIONS: dict[str, LegalizeFunc] = {
     "relax.clip": _clip,
     **{f"relax.{name}": _by_libm(name, known=True) for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")},
     **{f"relax.{name}": _by_libm(name, known=False) for name in ("sinh", "cosh")},
+    "relax.max": legalize_extreme,
     "relax.maximum": _extreme(_at_least, "maximum"),
+    "relax.min": legalize_extreme,
     "relax.minimum": _extreme(_at_most, "minimum"),
 }
 

@@ -3,7 +3,7 @@
 TVM makes a call of libm for every element of them, and a loop with a call in it is no vector loop. Here each is a few
 multiply-adds without branches or tables, so that it becomes vector instructions whatever the schedule does with it.
 Before: scheduled PrimFuncs. After: none of these calls on float32; on float16 they are computed in float32. float64 is
-left alone.
+left alone. To round to the nearest integer takes the one instruction that there is for it, in any float.
 
 Error bounds, over all finite float32 where the result is a normal number, in units in the last place (ulp); the first
 is for targets with fused multiply-add (x86-64-v3 and later, aarch64), the second for those without:
@@ -196,6 +196,8 @@ def _expand(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.transf
 
     def rewrite(call: tvm.ir.Call, mutator: tvm_ffi.StructuralMutator) -> tvm.ir.Expr:
         nonlocal depth
+        if getattr(call.op, "name", "") == "tirx.nearbyint":
+            return _nearest(mutator.default_mutate(call).args[0])
         formula = _formula(call) if depth < _MOST_NESTED else None
         if formula is None:
             return mutator.default_mutate(call)
@@ -212,6 +214,14 @@ def _expand(function: tirx.PrimFunc, _module: tvm.IRModule, _context: tvm.transf
         return tirx.Select(cast.value, tirx.const(1, cast.ty), tirx.const(0, cast.ty))
 
     return tvm_ffi.structural_mutate(function, [(tvm.ir.Call, rewrite), (tirx.Cast, choose)])
+
+
+def _nearest(x: tvm.ir.Expr) -> tvm.ir.Expr:
+    """The nearest integer, of two the even one. TVM computes its own call of this element by element."""
+    dtype = str(x.ty.dtype)
+    if dtype == "float16":
+        return _nearest(x.astype("float32")).astype(dtype)
+    return tirx.call_llvm_pure_intrin(dtype, "llvm.nearbyint", x)
 
 
 def _named(formula: Formula, argument: tvm.ir.Expr) -> tvm.ir.Expr:

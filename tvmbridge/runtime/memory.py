@@ -68,7 +68,9 @@ class DeviceMemory:
     """A device's memory: every input and output is copied."""
 
     def __init__(self, signature: ModelSignature, device: tuple[int, int]) -> None:
-        self._tensors = [allocate_on_device(_fixed_shape(spec), storage(spec.dtype), device) for spec in signature.inputs]
+        self._tensors = [
+            allocate_on_device(_fixed_shape(spec), storage(spec.dtype), device) for spec in signature.inputs
+        ]
         self._output_dtypes = [numpy_dtype(spec.dtype) for spec in signature.outputs]
 
     def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:

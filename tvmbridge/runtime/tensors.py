@@ -24,7 +24,7 @@ def allocate_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 def to_bits(array: Array) -> Array:
     """The same memory, of unsigned numbers where NumPy alone lacks the dtype: compiled code takes such inputs so."""
-    return array if array.dtype.isbuiltin == 1 else array.view(f"uint{8 * array.dtype.itemsize}")
+    return array if array.dtype.isbuiltin != 2 else array.view(f"uint{8 * array.dtype.itemsize}")
 
 
 def is_lendable(array: Array) -> bool:
@@ -37,7 +37,7 @@ def lend_array(array: Array) -> tvm_ffi.Tensor:
     """A CPU tensor on the array's memory, which `is_lendable` has passed; to be read, and no longer than the array."""
     if not array.flags.writeable:
         array = _writable_alias(array)
-    if array.dtype.isbuiltin == 1:  # NumPy's own; dtype.name would say the same, ten times slower
+    if array.dtype.isbuiltin != 2:  # NumPy's own; dtype.name would say the same, ten times slower
         return tvm_ffi.from_dlpack(array)
     # NumPy's DLPack knows no such dtype: lend the bits, and say what they are on TVM's side.
     bits = tvm_ffi.from_dlpack(array.view(f"uint{8 * array.dtype.itemsize}"))
@@ -71,7 +71,7 @@ def require_shape(tensor: tvm_ffi.Tensor, array: Array) -> None:
 
 
 def _view(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
-    if dtype.isbuiltin == 1:
+    if dtype.isbuiltin != 2:
         return np.from_dlpack(tensor)
     bits = _view_as(tensor, tuple(tensor.shape), f"uint{8 * dtype.itemsize}")
     return np.from_dlpack(bits).view(dtype)

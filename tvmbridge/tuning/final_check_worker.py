@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvmbridge.bundle.dtypes import restore
 from tvmbridge.errors import TvmBridgeError
 from tvmbridge.runtime import Session, load
 from tvmbridge.verify.latency import time_in_turns
@@ -69,7 +70,7 @@ def _time_networks(
 
 def _read_feeds(path: str, session: Session) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
-        return {spec.name: arrays[f"i{index}"] for index, spec in enumerate(session.inputs)}
+        return {spec.name: restore(arrays[f"i{index}"], spec.dtype) for index, spec in enumerate(session.inputs)}
 
 
 if __name__ == "__main__":

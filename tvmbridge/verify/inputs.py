@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from tvmbridge.atomic_file import replacing
-from tvmbridge.bundle.dtypes import numpy_dtype
+from tvmbridge.bundle.dtypes import numpy_dtype, restore
 from tvmbridge.errors import InputError, OutputError, reason
 from tvmbridge.signature import ModelSignature, TensorSpec
 
@@ -102,6 +102,7 @@ def _fit(array: np.ndarray, spec: TensorSpec, file: str) -> np.ndarray:
     if array.shape != spec.shape:
         raise InputError(f"{file}: {spec.name!r} has shape {array.shape}", hint=f"the model takes {spec}")
     dtype = numpy_dtype(spec.dtype)
+    array = restore(array, spec.dtype)
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "biuf":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _FATAL_ONLY = 4  # ONNX Runtime's log level
 _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_NARROW = re.compile(r"tensor\((bfloat16|float[48]e.*|u?int[24])\)")
 _ARRAYS = frozenset(f"tensor({kind})" for kind in ("bool", "float16", "float", "double", *_INTEGERS))
 
 
@@ -55,14 +57,26 @@ class ReferenceSession:
         """The outputs that NumPy holds as they are: tensors of numbers in its own dtypes."""
         return tuple(output.name for output in self._session.get_outputs() if output.type in _ARRAYS)
 
+    def _require_arrays(self, names: Sequence[str]) -> None:
+        """Its Python interface neither takes nor gives most of the types that NumPy alone lacks."""
+        wanted = [output for output in self._session.get_outputs() if output.name in names]
+        narrow = [entry for entry in (*self._session.get_inputs(), *wanted) if _NARROW.match(entry.type)]
+        if narrow:
+            raise ReferenceUnavailable(
+                f"reference unavailable: {self.version} passes no {narrow[0].type} in Python: {narrow[0].name!r}",
+                hint="nothing says whether the compiled model is right: cast to float32 in the model",
+            )
+
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where they make it fail.
+        """Outputs by name; feeds: every input by name, in its shape and dtype. ModelError where they make it fail,
+        ReferenceUnavailable where an input or a wanted output is of a type like bfloat16.
 
         outputs: names of those that are wanted; None: all.
         """
         names = self._outputs if outputs is None else list(outputs)
         if not names:
             return {}
+        self._require_arrays(names)
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as exc:  # its C++ exceptions share no base class; wrong feeds raise ValueError

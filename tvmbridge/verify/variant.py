@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, open_bundle, write_bundle
+from tvmbridge.bundle.dtypes import restore
 from tvmbridge.child import child_command, child_environment
 from tvmbridge.errors import AccuracyError, CompileError, DeviceError, NoVariantError, ReferenceUnavailable
 from tvmbridge.frontend import ImportedModel
@@ -246,7 +247,7 @@ def _as_file(source: Path | onnx.ModelProto, folder: Path) -> Path:
 
 def _read_outputs(path: str, signature: ModelSignature) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
-        return {spec.name: arrays[f"o{index}"] for index, spec in enumerate(signature.outputs)}
+        return {spec.name: restore(arrays[f"o{index}"], spec.dtype) for index, spec in enumerate(signature.outputs)}
 
 
 def _ending(done: Done) -> str:

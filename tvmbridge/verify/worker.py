@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvmbridge.bundle.dtypes import restore
 from tvmbridge.errors import NoVariantError, TvmBridgeError
 from tvmbridge.runtime import Session, load
 from tvmbridge.verify.inputs import write_arrays
@@ -58,7 +59,7 @@ def _reference_call(source: str | None, feeds: dict[str, np.ndarray], threads: i
 
 def _read_feeds(path: str, session: Session) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
-        return {spec.name: arrays[f"i{index}"] for index, spec in enumerate(session.inputs)}
+        return {spec.name: restore(arrays[f"i{index}"], spec.dtype) for index, spec in enumerate(session.inputs)}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def resize(g: Graph) -> Tensor:
     if g.opset >= 18 and mode != "nearest" and g.choices.odds(0.2):
         attributes["antialias"] = 1
     roi = g.constant(np.zeros((0,), "float32")) if g.opset < 13 else None
-    if g.choices.odds(0.5):
+    # Of a scale that gives no whole size ONNX Runtime takes the size in these, and ONNX's definition the scale.
+    by_size = attributes["coordinate_transformation_mode"] == "align_corners" or "antialias" in attributes
+    whole = all((n * s).is_integer() for n, s in zip(x.shape, scales, strict=True))
+    if g.choices.odds(0.5) and (whole or not by_size):
         return g.op("Resize", [x, roi, factor], **attributes)
     sizes = [math.floor(n * s) for n, s in zip(x.shape, scales, strict=True)]
     if g.opset >= 18 and g.choices.odds(0.5):

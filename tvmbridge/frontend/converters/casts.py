@@ -30,7 +30,7 @@ def _convert(op: Operator, dtype: str) -> relax.Expr:
     if dtype == op.type(0):
         return x
     if dtype == "bool":
-        return x if given == "bool" else relax.op.not_equal(x, op.const(0))
+        return _is_set(op, x)
     if dtype in CARRIERS and carrier(dtype) == "float32":
         if given not in ("float32", "float64"):
             x = op.emit(relax.op.astype(x, "float32"))
@@ -38,14 +38,22 @@ def _convert(op: Operator, dtype: str) -> relax.Expr:
         bits = narrow(op.builder, x, dtype, saturate=saturate, mode=op.attribute("round_mode", "up"))
         return decode(op.builder, bits, dtype)
     if given.startswith("float") and not carrier(dtype).startswith("float"):
-        x = op.compute(_truncate, x, carrier(dtype), name=f"cast_to_{dtype}")
+        x = op.compute(truncate, x, carrier(dtype), name=f"cast_to_{dtype}")
     elif given != carrier(dtype):
         x = op.emit(relax.op.astype(x, carrier(dtype)))
     return rounded(op.builder, x, dtype) if dtype in CARRIERS else x
 
 
-def _truncate(x: te.Tensor, dtype: str) -> te.Tensor:
-    """Floats to integers."""
+def _is_set(op: Operator, x: relax.Expr) -> relax.Expr:
+    """Whether a number is not 0; of NaN, too, which compiled code finds neither equal nor unequal to it."""
+    if op.dtype(0) == "bool":
+        return x
+    unequal = op.emit(relax.op.not_equal(x, op.const(0)))
+    return relax.op.logical_or(unequal, op.emit(relax.op.isnan(x))) if op.dtype(0).startswith("float") else unequal
+
+
+def truncate(x: te.Tensor, dtype: str) -> te.Tensor:
+    """Floats to integers: towards 0, and one answer for what is beyond their range."""
     wide = "int32" if np.dtype(dtype).itemsize < 4 or dtype == "int32" else "int64"
 
     def truncated(value: tvm.ir.Expr) -> tvm.ir.Expr:

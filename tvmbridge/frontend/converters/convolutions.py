@@ -105,8 +105,10 @@ def _conv_transpose(op: Operator) -> relax.Expr:
         for extent, stride, reach in zip(window.given, window.strides, window.reach, strict=True)
     ]
     before, auto_pad = window.before, op.attribute("auto_pad", "NOTSET")
-    if op.attribute("output_shape") is not None or auto_pad.startswith("SAME"):
-        extra = op.attribute("output_padding") or (0,) * rank
+    extra, wanted_shape = op.attribute("output_padding") or (0,) * rank, op.attribute("output_shape")
+    if auto_pad.startswith("SAME") and any(extra) and wanted_shape is None:
+        op.refuse("auto_pad with output_padding, of which ONNX infers another shape than it defines")
+    if wanted_shape is not None or auto_pad.startswith("SAME"):
         cut = [max(0, reached + more - wanted) for reached, more, wanted in zip(full, extra, made, strict=True)]
         before = tuple(pad // 2 if auto_pad == "SAME_UPPER" else pad - pad // 2 for pad in cut)
     beyond = [wanted + pad - reached for wanted, pad, reached in zip(made, before, full, strict=True)]
@@ -184,7 +186,7 @@ def _samples(lots: int, x: te.Tensor, at: te.Tensor, mask: te.Tensor | None = No
 def _corner(
     x: te.Tensor, leading: tuple[tvm.ir.Expr, tvm.ir.Expr], at: list[tvm.ir.Expr], corner: tuple[int, ...]
 ) -> tvm.ir.Expr:
-    """One of the elements around a place, by its share; zero where it is outside."""
+    """One of the elements around a place, by its share; zero, and not read, where it is outside."""
     wide, share, inside, index = str(at[0].ty.dtype), None, [], []
     for axis, far in enumerate(corner):
         low = tirx.floor(at[axis])
@@ -193,7 +195,7 @@ def _corner(
         whole, last = low.astype("int32") + far, x.shape[2 + axis] - 1
         inside.append(tirx.all(whole >= 0, whole <= last))
         index.append(tirx.max(tirx.min(whole, last), 0))
-    return tirx.Select(tirx.all(*inside), x(*leading, *index).astype(wide) * share, tirx.const(0, wide))
+    return tirx.if_then_else(tirx.all(*inside), x(*leading, *index).astype(wide) * share, tirx.const(0, wide))
 
 
 CONVERTERS: dict[str, Converter] = {

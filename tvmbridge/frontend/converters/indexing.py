@@ -74,7 +74,7 @@ def _scattered(data: te.Tensor, indices: te.Tensor, updates: te.Tensor, place: _
 
     def write(inputs: list[Any], made: Any) -> Any:
         given, where, new = inputs
-        with IRBuilder() as builder, script.seq_scope():
+        with IRBuilder() as builder, script.serial(0, 1):  # a builder gives one statement
             with ExitStack() as loops:
                 at = [loops.enter_context(script.serial(0, extent)) for extent in data.shape]
                 script.buffer_store(made, given[tuple(at)], at)

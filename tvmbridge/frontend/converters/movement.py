@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import relax, te, tirx
 
-from tvmbridge.frontend.operator import Converter, Operator
+from tvmbridge.frontend.operator import Converter, Operator, numpy_type
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 
@@ -72,7 +72,7 @@ def _pad(op: Operator) -> relax.Expr:
         op.refuse(f"mode {mode}, or no pads")
     width = np.zeros((rank, 2), np.int64)
     width[axes % rank] = pads.reshape(2, -1).T
-    value = op.constant(2) if op.has(2) else np.asarray(op.attribute("value", 0))
+    value = op.constant(2) if op.has(2) else np.asarray(op.attribute("value", 0)).astype(numpy_type(op.type()))
     return _padded(op, width, mode, value)
 
 
@@ -85,7 +85,7 @@ def _center_crop_pad(op: Operator) -> relax.Expr:
     for axis, extent in zip(op.attribute("axes", range(len(shape))), wanted.tolist(), strict=True):
         more = abs(extent - shape[axis])
         width[axis] = np.sign(extent - shape[axis]) * np.array([more // 2, more - more // 2])
-    return _padded(op, width, "constant", np.array(0))
+    return _padded(op, width, "constant", np.zeros((), numpy_type(op.type())))
 
 
 def _reversed(x: te.Tensor, lengths: te.Tensor, batch: int, time: int) -> te.Tensor:
@@ -116,9 +116,8 @@ def _updated(cache: te.Tensor, update: te.Tensor, starts: te.Tensor | None, axis
             place = place - starts[at[0]].astype("int64")
         if circular:
             place = tirx.floormod(place, tirx.const(extent, "int64"))
-        safe = tirx.min(tirx.max(place, 0), count - 1)
-        new = update(*(safe if k == axis else index for k, index in enumerate(at)))
-        return tirx.Select(tirx.all(place >= 0, place < count), new, cache(*at))
+        new = update(*(place if k == axis else index for k, index in enumerate(at)))
+        return tirx.if_then_else(tirx.all(place >= 0, place < count), new, cache(*at))
 
     return te.compute(cache.shape, element, name="tensor_scatter")
 

@@ -1,4 +1,4 @@
-"""Quantised tensors: to them and back, and products of them, which are exact sums of int32.
+"""Quantised tensors: to them and back, and products of them, which are exact sums.
 
 What follows a product of integers is written as plain operators, so that it fuses with the product.
 """
@@ -13,15 +13,17 @@ from tvm import relax
 
 from tvmbridge.frontend.converters.convolutions import add_bias, convolve
 from tvmbridge.frontend.narrow_types import rounded
-from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, numpy_type
+from tvmbridge.frontend.operator import CARRIERS, Converter, Operator, carrier, element_type, is_constant, numpy_type
 
 
-def cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
-    """x in another dtype."""
+def _cast(op: Operator, x: relax.Expr, dtype: str) -> relax.Expr:
+    """x in another dtype; of a constant, a constant, which a kernel of one number holds in its code."""
+    if is_constant(x):
+        return relax.const(x.value.numpy().astype(dtype), dtype)
     return x if str(x.ty.dtype) == dtype else op.emit(relax.op.astype(x, dtype))
 
 
-def saturated(
+def _saturated(
     op: Operator, steps: relax.Expr, dtype: str, zero: relax.Expr | None = None, *, saturate: bool = True
 ) -> relax.Expr:
     """A quantised tensor in its carrier: rounded half to even, moved by the zero point, cut to the type's limits.
@@ -32,7 +34,7 @@ def saturated(
     wide = str(steps.ty.dtype)
     if not dtype.startswith(("int", "uint")):
         if zero is not None:
-            steps = op.emit(relax.op.add(steps, cast(op, zero, wide)))
+            steps = op.emit(relax.op.add(steps, _cast(op, zero, wide)))
         limit = float(ml_dtypes.finfo(numpy_type(dtype)).max)
         if saturate:
             steps = op.emit(relax.op.clip(steps, -limit, limit))
@@ -40,11 +42,11 @@ def saturated(
     limits = ml_dtypes.iinfo(numpy_type(dtype)) if dtype in CARRIERS else np.iinfo(dtype)
     whole = op.emit(relax.op.round(steps))
     if zero is not None:
-        whole = op.emit(relax.op.add(whole, cast(op, zero, wide)))
-    return cast(op, op.emit(relax.op.clip(whole, float(limits.min), float(limits.max))), carrier(dtype))
+        whole = op.emit(relax.op.add(whole, _cast(op, zero, wide)))
+    return _cast(op, op.emit(relax.op.clip(whole, float(limits.min), float(limits.max))), carrier(dtype))
 
 
-def scalar(op: Operator, position: int) -> relax.Expr | None:
+def _scalar(op: Operator, position: int) -> relax.Expr | None:
     """A scale or zero point of one element as a scalar; None where it is absent. Refuses one of more elements."""
     if not op.has(position):
         return None
@@ -54,7 +56,17 @@ def scalar(op: Operator, position: int) -> relax.Expr | None:
 
 
 def _reshaped(op: Operator, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    """x in another shape; of a constant, a constant."""
+    if is_constant(x):
+        return relax.const(x.value.numpy().reshape(shape))
     return x if tuple(map(int, x.ty.shape.values)) == shape else op.emit(relax.op.reshape(x, shape))
+
+
+def _calculated(op: Operator, operator: str, left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    """An operator of NumPy's and Relax's name; of constants, a constant, however large."""
+    if is_constant(left) and is_constant(right):
+        return relax.const(getattr(np, operator)(left.value.numpy(), right.value.numpy()))
+    return op.emit(getattr(relax.op, operator)(left, right))
 
 
 def _spread(op: Operator, position: int) -> relax.Expr | None:
@@ -70,9 +82,9 @@ def _spread(op: Operator, position: int) -> relax.Expr | None:
         if len(given) != 1:
             op.refuse("a scale of several axes without block_size")
         return _reshaped(op, value, tuple(given[0] if i == axis else 1 for i in range(len(shape))))
+    if is_constant(value):
+        return relax.const(np.repeat(value.value.numpy(), block, axis).take(range(shape[axis]), axis))
     repeated = op.emit(relax.op.repeat(value, block, axis))
-    if given[axis] * block == shape[axis]:
-        return repeated
     return op.emit(relax.op.strided_slice(repeated, [axis], [0], [shape[axis]]))
 
 
@@ -85,43 +97,41 @@ def _quantize(op: Operator) -> relax.Expr:
     wide = "float64" if kind == "int32" else carrier(kind)
     scale = _spread(op, 1)
     assert scale is not None
-    steps = op.emit(relax.op.divide(cast(op, op.input(0), wide), cast(op, scale, wide)))
+    steps = op.emit(relax.op.divide(_cast(op, op.input(0), wide), _cast(op, scale, wide)))
     if kind in CARRIERS:
         steps = rounded(op.builder, steps, kind)
     if wide == "float16":  # which does not hold every sum of the step and a zero point
-        steps = cast(op, steps, "float32")
-    return saturated(op, steps, op.result_type(), _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
+        steps = _cast(op, steps, "float32")
+    return _saturated(op, steps, op.result_type(), _spread(op, 2), saturate=bool(op.attribute("saturate", 1)))
 
 
 def _dequantize(op: Operator) -> relax.Expr:
-    """In float32, whatever the result is: that holds the difference of any two quantised values."""
-    x, scale, zero = cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
+    """In float32, whatever the result is: that holds the difference of any two quantised values. Weights are folded."""
+    x, scale, zero = _cast(op, op.input(0), "float32"), _spread(op, 1), _spread(op, 2)
     assert scale is not None
     if zero is not None:
-        x = op.emit(relax.op.subtract(x, cast(op, zero, "float32")))
-    x = op.emit(relax.op.multiply(x, cast(op, scale, "float32")))
-    return cast(op, x, op.result_dtype())
+        x = _calculated(op, "subtract", x, _cast(op, zero, "float32"))
+    x = _calculated(op, "multiply", x, _cast(op, scale, "float32"))
+    return _cast(op, x, op.result_dtype())
 
 
 def _dynamic_quantize(op: Operator) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
-    """Of zeros only, the scale is 1 / 255, as in ONNX's reference."""
+    """Of zeros only, the scale is 1, as ONNX Runtime has it: the definition divides by 0 then."""
     x, zero = op.input(0), op.const(0)
     highest = op.emit(relax.op.maximum(op.emit(relax.op.max(x)), zero))
     lowest = op.emit(relax.op.minimum(op.emit(relax.op.min(x)), zero))
-    span = op.emit(relax.op.subtract(highest, lowest))
-    span = op.emit(relax.op.where(op.emit(relax.op.equal(span, zero)), op.const(1), span))
-    scale = op.emit(relax.op.divide(span, op.const(255)))
+    scale = op.emit(relax.op.divide(op.emit(relax.op.subtract(highest, lowest)), op.const(255)))
+    scale = op.emit(relax.op.where(op.emit(relax.op.equal(highest, lowest)), op.const(1), scale))
     steps = op.emit(relax.op.subtract(zero, op.emit(relax.op.divide(lowest, scale))))
-    point = saturated(op, steps, "uint8")
-    return saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
+    point = _saturated(op, steps, "uint8")
+    return _saturated(op, op.emit(relax.op.divide(x, scale)), "uint8", point), scale, point
 
 
-def _centred(op: Operator, position: int, zero: relax.Expr | None) -> relax.Expr:
-    """An operand less its zero point, of integers in int32, of float8 in float32."""
-    x = op.input(position)
-    dtype = "float32" if op.dtype(position).startswith("float") else "int32"
-    x = cast(op, x, dtype)
-    return x if zero is None else op.emit(relax.op.subtract(x, cast(op, zero, dtype)))
+def _centred(op: Operator, x: relax.Expr, zero: relax.Expr | None, dtype: str = "int32") -> relax.Expr:
+    """A quantised tensor less its zero point, of integers in int32 or `dtype`, of float8 in float32."""
+    dtype = "float32" if str(x.ty.dtype).startswith("float") else dtype
+    x = _cast(op, x, dtype)
+    return x if zero is None else _calculated(op, "subtract", x, _cast(op, zero, dtype))
 
 
 def _by_row(op: Operator, position: int) -> relax.Expr | None:
@@ -132,6 +142,7 @@ def _by_row(op: Operator, position: int) -> relax.Expr | None:
 
 
 def _by_column(op: Operator, position: int) -> relax.Expr | None:
+    """A scale or zero point of a matrix's columns; None where it is absent."""
     if not op.has(position):
         return None
     return _reshaped(op, op.input(position), ()) if math.prod(op.shape(position)) == 1 else op.input(position)
@@ -146,43 +157,66 @@ def _by_channel(op: Operator, position: int, rank: int) -> relax.Expr | None:
 
 
 def _matmul_integer(op: Operator) -> relax.Expr:
-    a, b = _centred(op, 0, _by_row(op, 2)), _centred(op, 1, _by_column(op, 3))
+    a, b = _centred(op, op.input(0), _by_row(op, 2)), _centred(op, op.input(1), _by_column(op, 3))
     return relax.op.matmul(a, b)
 
 
 def _conv_integer(op: Operator) -> relax.Expr:
-    x, weight = _centred(op, 0, scalar(op, 2)), _centred(op, 1, _by_channel(op, 3, len(op.shape(1))))
+    x, weight = (
+        _centred(op, op.input(0), _scalar(op, 2)),
+        _centred(op, op.input(1), _by_channel(op, 3, len(op.shape(1)))),
+    )
     return convolve(op, x, weight)
 
 
-def requantised(
-    op: Operator, sums: relax.Expr, scales: tuple[relax.Expr, relax.Expr, relax.Expr], dtype: str, zero: relax.Expr
+def _requantised(
+    op: Operator,
+    sums: relax.Expr,
+    scales: tuple[relax.Expr, relax.Expr, relax.Expr],
+    dtype: str,
+    zero: relax.Expr | None,
 ) -> relax.Expr:
     """Sums of products in steps of the result. scales: of both factors and of the result, in one dtype."""
     first, second, made = scales
     factor = op.emit(relax.op.divide(op.emit(relax.op.multiply(first, second)), made))
-    steps = op.emit(relax.op.multiply(cast(op, sums, "float32"), cast(op, factor, "float32")))
-    return saturated(op, steps, dtype, zero)
+    steps = op.emit(relax.op.multiply(_cast(op, sums, "float32"), _cast(op, factor, "float32")))
+    return _saturated(op, steps, dtype, zero)
 
 
 def _qlinear_matmul(op: Operator) -> relax.Expr:
-    a, b = _centred(op, 0, _by_row(op, 2)), _centred(op, 3, _by_column(op, 5))
-    scales = _by_row(op, 1), _by_column(op, 4), scalar(op, 6)
-    zero = scalar(op, 7)
+    a, b = _centred(op, op.input(0), _by_row(op, 2)), _centred(op, op.input(3), _by_column(op, 5))
+    scales = _by_row(op, 1), _by_column(op, 4), _scalar(op, 6)
+    zero = _scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
-    return requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
+    return _requantised(op, op.emit(relax.op.matmul(a, b)), scales, op.type(7), zero)
+
+
+def _sums_in(op: Operator) -> str:
+    """The dtype in which QLinearConv adds up: float32 where that holds every sum, since its kernels are the fast ones.
+
+    Known weights tell how far a sum can go. A kernel that computes in another order than the definition's (Winograd)
+    rounds a little all the same, by far less than a step of the result.
+    """
+    weight, zero, bias = op.constant(3), op.constant(5), op.constant(8)
+    if weight is None or zero is None or (bias is None and op.has(8)):
+        return "int32"
+    points = zero.astype(np.int64).reshape((-1, *(1,) * (weight.ndim - 1)))
+    furthest = 255 * int(np.abs(weight - points).reshape(len(weight), -1).sum(1).max())
+    return (
+        "float32" if furthest + (0 if bias is None else int(np.abs(bias.astype(np.int64)).max())) < 2**24 else "int32"
+    )
 
 
 def _qlinear_conv(op: Operator) -> relax.Expr:
-    rank = len(op.shape(0))
-    x, weight = _centred(op, 0, scalar(op, 2)), _centred(op, 3, _by_channel(op, 5, rank))
-    sums = convolve(op, x, weight)
+    rank, dtype = len(op.shape(0)), _sums_in(op)
+    weight = _centred(op, op.input(3), _by_channel(op, 5, rank), dtype)
+    sums = convolve(op, _centred(op, op.input(0), _scalar(op, 2), dtype), weight)
     if op.has(8):
-        sums = add_bias(op, sums, op.input(8))
-    scales = scalar(op, 1), _by_channel(op, 4, rank - 1), scalar(op, 6)
-    zero = scalar(op, 7)
+        sums = add_bias(op, sums, _cast(op, op.input(8), dtype))
+    scales = _scalar(op, 1), _by_channel(op, 4, rank - 1), _scalar(op, 6)
+    zero = _scalar(op, 7)
     assert scales[0] is not None and scales[1] is not None and scales[2] is not None and zero is not None
-    return requantised(op, sums, scales, op.type(7), zero)
+    return _requantised(op, sums, scales, op.type(7), zero)
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -44,54 +44,12 @@ def highest(dtype: str) -> Any:
 
 
 def extreme(op: Operator, x: relax.Expr, axes: list[int], keepdims: bool, *, greatest: bool) -> relax.Expr:
-    """The greatest or least element over axes; NaN where there is one.
-
-    Floats are compared as integers that have their order, in which a NaN comes before all: a step of the reduction
-    then names the value that it holds only once, and unrolled ones do not grow into each other.
-    """
+    """The greatest or least element over axes; NaN where there is one (`lowering/extremes.py`)."""
     dtype = str(x.ty.dtype)
     if dtype in ("bool", "float16"):
         wide = "uint8" if dtype == "bool" else "float32"
         return cast(op, extreme(op, cast(op, x, wide), axes, keepdims, greatest=greatest), dtype)
-    reducer = te.max if greatest else te.min
-
-    def reduce_extreme(tensor: te.Tensor) -> te.Tensor:
-        ranges = {axis: te.reduce_axis((0, tensor.shape[axis])) for axis in axes}
-        kept = [axis for axis in range(len(tensor.shape)) if axis not in ranges]
-        shape = [1 if axis in ranges else size for axis, size in enumerate(tensor.shape)]
-        shape = shape if keepdims else [tensor.shape[axis] for axis in kept]
-
-        def element(*index: Any) -> tvm.tirx.PrimExpr:
-            at = dict(zip(range(len(tensor.shape)) if keepdims else kept, index, strict=True)) | ranges
-            value = tensor(*(at[axis] for axis in range(len(tensor.shape))))
-            return reducer(_ordered(value, dtype, greatest) if is_float(dtype) else value, list(ranges.values()))
-
-        found = te.compute(shape, element, name="extreme")
-        if not is_float(dtype):
-            return found
-        return te.compute(shape, lambda *index: _from_ordered(found(*index), dtype), name="value")
-
-    return op.compute(reduce_extreme, x, name="reduce_max" if greatest else "reduce_min")
-
-
-def _ordered(value: tvm.tirx.PrimExpr, dtype: str, greatest: bool) -> tvm.tirx.PrimExpr:
-    """An integer of a float's width for it, greater for a greater one; a NaN's is the greatest or the least of all."""
-    limits = np.iinfo(f"int{dtype[5:]}")
-    bits = tvm.tirx.reinterpret(limits.dtype.name, value)
-    first = tvm.tirx.const(int(limits.max if greatest else limits.min), limits.dtype.name)
-    return tvm.tirx.Select(tvm.tirx.isnan(value), first, _turned(bits, limits))
-
-
-def _from_ordered(key: tvm.tirx.PrimExpr, dtype: str) -> tvm.tirx.PrimExpr:
-    """The float that `_ordered` gave this integer; the integers of NaN are those of two NaNs."""
-    return tvm.tirx.reinterpret(dtype, _turned(key, np.iinfo(f"int{dtype[5:]}")))
-
-
-def _turned(bits: tvm.tirx.PrimExpr, limits: np.iinfo[Any]) -> tvm.tirx.PrimExpr:
-    """Negative numbers with the bits below the sign inverted: a float's bits hold its magnitude; undoes itself."""
-    name = limits.dtype.name
-    sign = tvm.tirx.shift_right(bits, tvm.tirx.const(limits.bits - 1, name))
-    return tvm.tirx.bitwise_xor(bits, tvm.tirx.bitwise_and(sign, tvm.tirx.const(int(limits.max), name)))
+    return op.emit((relax.op.max if greatest else relax.op.min)(x, axes, keepdims))
 
 
 def position_of_extreme(

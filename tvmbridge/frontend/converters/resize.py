@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from tvm import relax, te, tirx
 
-from tvmbridge.frontend.operator import Converter, Operator
+from tvmbridge.frontend.operator import OLD_ROUNDING, Converter, Operator
 
 _Floats = np.ndarray
 _Weights = Callable[[float, float], _Floats]
@@ -50,8 +50,8 @@ def _coordinates(axis: _Axis, mode: str) -> _Floats:
         return index * (end - start) * last / (length - 1) + start * last
     if mode == "tf_half_pixel_for_nn":
         return (index + 0.5) / scale
-    if mode == "pytorch_half_pixel" and length == 1:
-        return np.full(axis.made, -0.5)
+    if mode == "pytorch_half_pixel" and axis.made == 1:
+        return np.zeros(1)
     shift = axis.count / 2 * (1 - axis.made / length) if mode == "half_pixel_symmetric" else 0.0
     return shift + (index + 0.5) / scale - 0.5
 
@@ -142,6 +142,8 @@ def _axes(op: Operator) -> list[_Axis]:
             made = [int(scale * n + 0.5) if axis in axes else n for axis, n in enumerate(shape)]
     else:
         given = op.known(position, "its scales") if op.has(position) else op.attribute("scales")
+        if given is None and new:
+            op.refuse("it has neither scales nor sizes")
         if given is None:
             given = [1.0, 1.0, op.attribute("height_scale", 1.0), op.attribute("width_scale", 1.0)]
         scales = _whole(shape, np.asarray(given), axes, 1.0)
@@ -174,7 +176,7 @@ def _as_image(op: Operator, axes: list[_Axis], mode: str, coordinates: str, near
         layout="NCHW",
         method="nearest_neighbor" if mode == "nearest" else "linear",
         coordinate_transformation_mode=coordinates,
-        rounding_method=nearest if mode == "nearest" else "",
+        rounding_method=nearest.replace(OLD_ROUNDING, "floor") if mode == "nearest" else "",
     )
 
 
@@ -193,7 +195,7 @@ def _resize(op: Operator) -> relax.Expr:
     mode = op.attribute("mode", "nearest")
     old = op.op_type == "Upsample" or op.version < 11
     coordinates = "asymmetric" if old else op.attribute("coordinate_transformation_mode", "half_pixel")
-    nearest = "floor" if old else op.attribute("nearest_mode", "round_prefer_floor")
+    nearest = OLD_ROUNDING if old else op.attribute("nearest_mode", "round_prefer_floor")
     mode = "linear" if mode == "bilinear" else mode
     antialias, inside = bool(op.attribute("antialias", 0)), bool(op.attribute("exclude_outside", 0))
     axes = _axes(op)
@@ -212,7 +214,8 @@ def _resize(op: Operator) -> relax.Expr:
         if coordinates == "tf_crop_and_resize":
             beyond[axis.axis] = (places < 0) | (places > axis.count - 1)
         if mode == "nearest":
-            indices = np.clip(_nearest(nearest)(places), 0, axis.count - 1).astype(np.int64)
+            rounding = nearest if nearest != OLD_ROUNDING else "floor" if axis.scale >= 1 else "ceil"  # ONNX Runtime's
+            indices = np.clip(_nearest(rounding)(places), 0, axis.count - 1).astype(np.int64)
             x = op.emit(relax.op.take(x, relax.const(indices, "int64"), axis.axis, mode="fast"))
             continue
         weigh = _linear if mode == "linear" else _cubic(op.attribute("cubic_coeff_a", -0.75))

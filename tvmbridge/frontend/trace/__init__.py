@@ -7,34 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 import tvm
-from onnx import helper, numpy_helper
 from tvm import relax
 
 from tvmbridge.errors import ModelError, UnboundValueError, UnsupportedOperatorError, is_interrupt, reason
 from tvmbridge.frontend.converters import find_converter
-from tvmbridge.frontend.index_limits import find_index_limits
-from tvmbridge.frontend.narrow_types import decode, encode, is_exact, rounded
-from tvmbridge.frontend.operator import (
-    CARRIERS,
-    Operator,
-    Tensor,
-    Value,
-    carrier,
-    element_type,
-    numpy_type,
-    static_shape,
-)
+from tvmbridge.frontend.narrow_types import is_exact, rounded
+from tvmbridge.frontend.operator import CARRIERS, Operator, Tensor, Value, carrier, static_shape
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
-from tvmbridge.frontend.trace.fold import fold
+from tvmbridge.frontend.trace.boundary import input_specs, output_spec, output_tensors, storage, stored, traced_input
+from tvmbridge.frontend.trace.fold import Folder
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
 from tvmbridge.frontend.trace.inference import infer_results
+from tvmbridge.frontend.trace.node_values import (
+    collect_reads,
+    default_attribute,
+    read_array,
+    read_attribute,
+    read_constant,
+    reads_of_graphs,
+)
 from tvmbridge.frontend.walk import STANDARD_DOMAINS, label
 from tvmbridge.signature import ModelSignature, TensorSpec
 
-_INDICES = frozenset({"int32", "int64", "uint32", "uint64", "int8", "uint8", "int16", "uint16"})
+_MOST_IN_BODIES = 50_000  # nodes of branches and loops, as often as they are traced, and what they are written out to
 Scope = dict[str, Value]
 
 
@@ -45,7 +42,7 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
     UnboundValueError where an input that decides a shape is not bound, ModelError where the graph contradicts itself.
     """
     graph = model.graph
-    inputs = _input_specs(graph)
+    inputs = input_specs(graph)
     builder = relax.BlockBuilder()
     params = [
         relax.Var(f"input{index}", relax.TensorType(spec.shape, storage(spec.dtype)))
@@ -55,8 +52,8 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
         with builder.function("main", params=params):
             with builder.dataflow():
                 results = _trace_graph(builder, model, dict(zip(inputs, params, strict=True)))
-                outputs = tuple(map(_output_spec, graph.output, results))
-                exprs = [_stored(builder, tensor) for tensor in results]
+                outputs = tuple(output_spec(entry, tensor) for entry, tensor in results)
+                exprs = [stored(builder, tensor) for _, tensor in results]
                 made = builder.emit_output(exprs[0] if len(exprs) == 1 else relax.Tuple(exprs))
             builder.emit_func_output(made)
     except BaseException:
@@ -67,67 +64,18 @@ def trace(model: onnx.ModelProto) -> tuple[tvm.IRModule, ModelSignature]:
 
 def _trace_graph(
     builder: relax.BlockBuilder, model: onnx.ModelProto, params: Mapping[TensorSpec, relax.Var]
-) -> list[Tensor]:
-    """The graph's outputs."""
+) -> list[tuple[onnx.ValueInfoProto, Tensor]]:
+    """The graph's outputs, each tensor of a sequence by itself."""
     tracer = _Tracer(builder, model.graph)
     scope = tracer.constants(model.graph)
-    scope.update({spec.name: _input(builder, spec, param) for spec, param in params.items()})
+    scope.update({spec.name: traced_input(builder, spec, param) for spec, param in params.items()})
     opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in model.opset_import}
     tracer.run(model.graph.node, scope, opsets)
     tracer.raise_refused()
-    return [_result(entry.name, scope) for entry in model.graph.output]
-
-
-def _stored(builder: relax.BlockBuilder, tensor: Tensor) -> relax.Expr:
-    return encode(builder, tensor.expr, tensor.dtype) if tensor.dtype in CARRIERS else tensor.expr
-
-
-def storage(dtype: str) -> str:
-    """The dtype of the bits that an input or output of an ONNX element type consists of."""
-    return f"uint{8 * numpy_type(dtype).itemsize}" if dtype in CARRIERS else dtype
-
-
-def _input_specs(graph: onnx.GraphProto) -> tuple[TensorSpec, ...]:
-    limits = find_index_limits(graph, [entry.name for entry in graph.input], certain=True)
-    specs = []
-    for entry in graph.input:
-        dtype = _named_type(entry, "input")
-        shape = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
-        specs.append(TensorSpec(entry.name, shape, dtype, limits.get(entry.name) if dtype in _INDICES else None))
-    return tuple(specs)
-
-
-def _named_type(entry: onnx.ValueInfoProto, kind: str) -> str:
-    try:
-        return element_type(entry.type.tensor_type.elem_type)
-    except ModelError as exc:
-        raise ModelError(f"{kind} {entry.name!r}: {exc.message}", hint=exc.hint) from None
-
-
-def _input(builder: relax.BlockBuilder, spec: TensorSpec, param: relax.Var) -> Tensor:
-    if 0 in spec.shape:
-        return Tensor.known(np.empty([axis or 0 for axis in spec.shape], numpy_type(spec.dtype)))
-    expr = decode(builder, param, spec.dtype) if spec.dtype in CARRIERS else param
-    return Tensor(expr, spec.dtype, inputs=frozenset({spec.name}))
-
-
-def _result(name: str, scope: Mapping[str, Value]) -> Tensor:
-    value = scope.get(name)
-    if not isinstance(value, Tensor):
-        kind = "is made by no node" if value is None else "is no tensor but a sequence or an optional"
-        raise ModelError(f"output {name!r} {kind}", hint="export the model with tensors as outputs")
-    return value
-
-
-def _output_spec(entry: onnx.ValueInfoProto, tensor: Tensor) -> TensorSpec:
-    wanted = _named_type(entry, "output") if entry.type.tensor_type.elem_type else tensor.dtype
-    shape = static_shape(entry.type)
-    if tensor.dtype != wanted or (shape is not None and shape != tensor.shape):
-        raise ModelError(
-            f"output {entry.name!r} would be {tensor.dtype}{list(tensor.shape)}, {wanted}{list(shape or ())} in ONNX",
-            hint="an operator before it is imported wrongly: please report the model",
-        )
-    return TensorSpec(entry.name, tensor.shape, tensor.dtype)
+    results = [result for entry in model.graph.output for result in output_tensors(entry, scope)]
+    if not results:
+        raise ModelError("its outputs are empty sequences: nothing is left to compute")
+    return results
 
 
 class _Tracer:
@@ -137,15 +85,18 @@ class _Tracer:
         self._builder = builder
         self._refused: list[UnsupportedOperatorError] = []
         self._read = {entry.name for entry in graph.output}
-        _collect_reads(graph, self._read)
+        collect_reads(graph.node, self._read)
+        self._folder = Folder(sum(len(tensor.raw_data) for tensor in graph.initializer))
+        self._depth, self._in_bodies = 0, 0  # of the bodies around the node that is traced; nodes traced in any so far
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
         """The graph's own initializers."""
-        return {tensor.name: Tensor.known(_array(tensor)) for tensor in graph.initializer}
+        return {tensor.name: Tensor.known(read_array(tensor)) for tensor in graph.initializer}
 
     def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: dict[str, int]) -> None:
         """Trace nodes in order; their results enter the scope."""
         for node in nodes:
+            self._in_bodies += self._depth > 0
             for name, value in zip(node.output, self._trace(node, scope, opsets), strict=False):
                 if name and value is not None:
                     scope[name] = value
@@ -204,9 +155,9 @@ class _Tracer:
             since = schema.since_version
             for name, attribute in schema.attributes.items():
                 if attribute.default_value.name:
-                    attributes[name] = _attribute(attribute.default_value)
+                    attributes[name] = read_attribute(attribute.default_value)
             results = infer_results(schema, node, operands, scope, opsets)
-        attributes.update({entry.name: _attribute(entry) for entry in node.attribute})
+        attributes.update({entry.name: read_attribute(entry) for entry in node.attribute})
         used = tuple(bool(name) and name in self._read for name in node.output)
         return Operator(
             node.op_type, domain, since, label(node), self._builder, operands, attributes, results, used, node, version
@@ -216,18 +167,30 @@ class _Tracer:
         if op.op_type == "Identity" and not op.domain:
             return op.operands
         if op.op_type == "Constant" and not op.domain:
-            return (_constant(op),)
+            return (read_constant(op),)
 
         def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
+            self._in_bodies += 1
+            if self._in_bodies > _MOST_IN_BODIES:
+                op.refuse(f"branches and loops would unroll into more than {_MOST_IN_BODIES} nodes")
             inner = {**scope, **self.constants(body), **given}
-            _collect_reads(body, self._read)
+            collect_reads(body.node, self._read)
             self._read.update(entry.name for entry in body.output)
-            self.run(body.node, inner, opsets)
+            self._depth += 1
+            try:
+                self.run(body.node, inner, opsets)
+            finally:
+                self._depth -= 1
             return [inner[entry.name] for entry in body.output]
 
-        return control_flow.resolve(op, walk) or sequences.resolve(op) or fold(op, opsets) or self._converted(op)
+        return (
+            control_flow.resolve(op, walk)
+            or sequences.resolve(op)
+            or self._folder.fold(op, opsets)
+            or self._converted(op, scope, opsets)
+        )
 
-    def _converted(self, op: Operator) -> Sequence[Value | None]:
+    def _converted(self, op: Operator, scope: Scope, opsets: dict[str, int]) -> Sequence[Value | None]:
         converter = find_converter(op.op_type, op.domain)
         made = converter(op) if converter is not None else None
         refusal: UnsupportedOperatorError | None = None
@@ -241,27 +204,33 @@ class _Tracer:
             return [self._value(op, position, expr) for position, expr in enumerate(exprs[: len(op.node.output)])]
         body = find_body(op)
         if body is not None:
-            return self._body(op, body)
+            return self._body(op, body, scope, opsets)
         if refusal is not None:
             raise refusal
         op.refuse("it has no converter")
 
-    def _body(self, op: Operator, body: onnx.FunctionProto) -> list[Value | None]:
-        """The results of the nodes that ONNX defines the operator by."""
+    def _body(
+        self, op: Operator, body: onnx.FunctionProto, outer: Scope, outer_opsets: dict[str, int]
+    ) -> list[Value | None]:
+        """The results of the nodes that ONNX defines the operator by, with the graphs among its attributes in them.
+
+        outer: what those graphs may read. outer_opsets: of domains whose version the body does not name.
+        """
         given = {entry.name: entry for entry in op.node.attribute}
-        for name, value in op.attributes.items():
+        for name in op.attributes:
             if name not in given and name in {*body.attribute, *(entry.name for entry in body.attribute_proto)}:
-                given[name] = _attribute_proto(name, value, op)
+                given[name] = default_attribute(name, op)
         for entry in body.attribute_proto:
             given.setdefault(entry.name, entry)
-        scope = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
-        opsets = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
-        absent = set(body.input) - scope.keys()
+        operands = {name: value for name, value in zip(body.input, op.operands, strict=False) if value is not None}
+        scope = {name: outer[name] for name in reads_of_graphs(op.node) if name in outer} | operands
+        named = {("" if e.domain in STANDARD_DOMAINS else e.domain): e.version for e in body.opset_import}
+        opsets = {**outer_opsets, **named}
+        absent = set(body.input) - operands.keys()
         nodes = [without_absent(bind_attributes(node, given), absent) for node in body.node]
         read = self._read
-        self._read = {name for node in nodes for name in node.input} | {
-            name for name, used in zip(body.output, op.used, strict=False) if used
-        }
+        self._read = {name for name, used in zip(body.output, op.used, strict=False) if used}
+        collect_reads(nodes, self._read)
         try:
             self.run(nodes, scope, opsets)
         finally:
@@ -314,57 +283,3 @@ def _operand(name: str, node: onnx.NodeProto, scope: Scope) -> Value | None:
             return None
         raise ModelError(f"{node.op_type} {label(node)!r} reads {name!r}, which nothing makes")
     return scope[name]
-
-
-def _collect_reads(graph: onnx.GraphProto, found: set[str]) -> None:
-    for node in graph.node:
-        found.update(node.input)
-        for entry in node.attribute:
-            for body in [*entry.graphs, *([entry.g] if entry.HasField("g") else [])]:
-                found.update(result.name for result in body.output)
-                _collect_reads(body, found)
-
-
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
-    element_type(tensor.data_type)
-    return numpy_helper.to_array(tensor)
-
-
-def _attribute(entry: onnx.AttributeProto) -> object:
-    value = helper.get_attribute_value(entry)
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, onnx.TensorProto):
-        return value if value.data_type == onnx.TensorProto.STRING else numpy_helper.to_array(value)
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        return tuple(text.decode(errors="replace") for text in value)
-    return tuple(value) if isinstance(value, list) or type(value).__name__.startswith("Repeated") else value
-
-
-def _attribute_proto(name: str, value: object, op: Operator) -> onnx.AttributeProto:
-    """A default of the operator's schema, as the body's attribute."""
-    return onnx.defs.get_schema(op.op_type, op.opset, op.domain).attributes[name].default_value
-
-
-_NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-
-
-def _constant(op: Operator) -> Tensor:
-    for name, value in op.attributes.items():
-        if name == "value":
-            return Tensor.known(_array(next(entry.t for entry in op.node.attribute if entry.name == "value")))
-        if name in _NUMBERS:
-            return Tensor.known(np.array(value, _NUMBERS[name]))
-        if name == "sparse_value" and isinstance(value, onnx.SparseTensorProto):
-            return Tensor.known(_dense(value))
-    op.refuse("a constant of strings")
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = _array(sparse.values), numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense

@@ -16,6 +16,7 @@ from tvmbridge.errors import ModelError
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, known_arrays
 
 _MOST_NODES = 20_000  # that a loop may unroll into
+MOST_KNOWN_BYTES = 1 << 24  # beyond it, known tensors are put together by the run
 
 
 class Walk(Protocol):
@@ -69,8 +70,10 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
     carried = _given(op, op.operands[2:])
     stacked: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
     iteration = 0
+    if running and _goes_on(body) and (trips is None or trips * max(1, len(body.node)) > _MOST_NODES):
+        op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
     while running and (trips is None or iteration < trips):
-        if (iteration + 1) * len(body.node) > _MOST_NODES:
+        if (iteration + 1) * max(1, len(body.node)) > _MOST_NODES:
             op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
         names = [entry.name for entry in body.input]
         values = [Tensor.known(np.array(iteration, np.int64)), Tensor.known(np.array(True)), *carried]
@@ -79,8 +82,17 @@ def _loop(op: Operator, walk: Walk) -> list[Value]:
         for results, value in zip(stacked, made[len(carried) :], strict=True):
             results.append(_tensor(op, value))
         iteration += 1
-        running = _known_condition(op, condition)
+        running = iteration != trips and _known_condition(op, condition)
     return [*carried, *(_stack(op, results, position) for position, results in enumerate(stacked, len(carried)))]
+
+
+def _goes_on(body: onnx.GraphProto) -> bool:
+    """Whether the body hands its condition on as it is."""
+    made = {name: node for node in body.node for name in node.output}
+    name = body.output[0].name
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    return name == body.input[1].name
 
 
 def _known_condition(op: Operator, condition: Value) -> bool:
@@ -109,7 +121,7 @@ def _stack(op: Operator, parts: list[Tensor], position: int, axis: int = 0) -> T
     if any(part.shape != parts[0].shape for part in parts):
         op.refuse("what its iterations give differs in shape")
     arrays = known_arrays(parts)
-    if arrays is not None:
+    if arrays is not None and sum(array.nbytes for array in arrays) <= MOST_KNOWN_BYTES:
         return Tensor.known(np.stack(arrays, axis))
     rows = [op.emit(relax.op.expand_dims(part.expr, axis)) for part in parts]
     joined = rows[0] if len(rows) == 1 else op.emit(relax.op.concat(rows, axis))
@@ -158,7 +170,7 @@ def _scan_one(
     if len(trips) != 1:
         raise ModelError(f"Scan {op.name!r}: its inputs are of different lengths: {sorted(trips)}")
     (count,) = trips
-    if count * len(body.node) > _MOST_NODES:
+    if count * max(1, len(body.node)) > _MOST_NODES:
         op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
     names = [entry.name for entry in body.input]
     collected: list[list[Tensor]] = [[] for _ in range(len(body.output) - len(states))]

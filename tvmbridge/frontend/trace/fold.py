@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from tvmbridge.frontend.operator import (
     numpy_type,
     static_shape,
 )
+from tvmbridge.frontend.sizes import GROWING
 
 _logger = logging.getLogger(__name__)
 _RANDOM = frozenset(
@@ -26,29 +28,50 @@ _RANDOM = frozenset(
 )
 _GROWTH = 2  # how many times larger than its operands a result may be …
 _SMALL_BYTES = 1 << 16  # … unless it is smaller than this
-_UNPACKING = frozenset({"DequantizeLinear"})  # to compute a weight in each run costs more than to ship it
-_HEAVY = frozenset({"Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "ConvInteger", "QLinearConv"})
+_MOST_BYTES = 1 << 30  # that all results together may have beyond twice the weights
+_HEAVY = frozenset(  # in the reference: loops over elements, in Python
+    {
+        *("AveragePool", "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "GRU", "GridSample", "LSTM", "LpPool"),
+        *("MaxPool", "MaxRoiPool", "QLinearConv", "RNN", "Resize", "RoiAlign", "Upsample"),
+    }
+)
 
 
-def fold(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence, ...] | None:
-    """The values of the node's outputs; None where they are not decidable, or too large to be worth shipping."""
-    if op.domain or op.op_type in _RANDOM or any(isinstance(value, Missing) for value in op.operands):
-        return None
-    if op.op_type == "Shape":
-        first, last = op.attribute("start", 0), op.attribute("end")
-        return (Tensor.known(np.array(op.shape(0), np.int64)[first:last]),)
-    if op.op_type == "Size":
-        return (Tensor.known(np.array(np.prod(op.shape(0), dtype=np.int64))),)
-    empty = _empty(op)
-    if empty is not None:
-        return empty
-    tensors = [value for value in op.operands if isinstance(value, Tensor)]
-    arrays = known_arrays(tensors)
-    if arrays is None or len(arrays) != len([value for value in op.operands if value is not None]):
-        return None
-    if any(entry.HasField("g") for entry in op.node.attribute) or not _is_worth_it(op, arrays):
-        return None
-    return _evaluate(op, opsets)
+class Folder:
+    """Folds the nodes of one graph, and remembers how much it has made.
+
+    weights_bytes: of the graph. What is made may take twice as much, and 1 GiB; then only small values are folded.
+    """
+
+    def __init__(self, weights_bytes: int) -> None:
+        self._left_bytes = _MOST_BYTES + 2 * weights_bytes
+
+    def fold(self, op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence, ...] | None:
+        """The values of the node's outputs; None where they are not decidable, or too large to be worth shipping."""
+        if op.domain or op.op_type in _RANDOM or any(isinstance(value, Missing) for value in op.operands):
+            return None
+        if op.op_type == "Shape":
+            first, last = op.attribute("start", 0), op.attribute("end")
+            return (Tensor.known(np.array(op.shape(0), np.int64)[first:last]),)
+        if op.op_type == "Size":
+            return (Tensor.known(np.array(math.prod(op.shape(0)), np.int64)),)
+        empty = _empty(op)
+        if empty is not None:
+            return empty
+        arrays = known_arrays([value for value in op.operands if isinstance(value, Tensor)])
+        if arrays is None or len(arrays) != len([value for value in op.operands if value is not None]):
+            return None
+        has_body = any(entry.HasField("g") for entry in op.node.attribute)
+        if has_body or not _is_worth_it(op, arrays, self._left_bytes):
+            return None
+        made = _evaluate(op, opsets)
+        self._left_bytes -= sum(map(_size_bytes, made or ()))
+        return made
+
+
+def _size_bytes(value: Tensor | TensorSequence) -> int:
+    items = value.items if isinstance(value, TensorSequence) else (value,)
+    return sum(item.array.nbytes for item in items if item.array is not None)
 
 
 def _empty(op: Operator) -> tuple[Tensor, ...] | None:
@@ -62,20 +85,18 @@ def _empty(op: Operator) -> tuple[Tensor, ...] | None:
     return tuple(Tensor.known(np.empty(shape, dtype)) for shape, dtype in zip(shapes, types, strict=True))
 
 
-def _is_worth_it(op: Operator, arrays: list[np.ndarray]) -> bool:
-    if op.op_type in _UNPACKING:
-        return True
+def _is_worth_it(op: Operator, arrays: list[np.ndarray], left_bytes: int) -> bool:
     given = sum(array.nbytes for array in arrays)
     if op.op_type in _HEAVY and given > _SMALL_BYTES:
         return False
-    if given <= _SMALL_BYTES and not op.results:
-        return True
     made = 0
     for result in op.results:
         shape = static_shape(result)
-        if shape is not None and result is not None:
-            made += int(np.prod(shape, dtype=np.int64)) * 8
-    return made <= max(_SMALL_BYTES, 2 * _GROWTH * given)
+        if shape is not None:
+            made += math.prod(shape) * 8
+        elif op.op_type in GROWING:
+            return False
+    return made <= max(_SMALL_BYTES, min(2 * _GROWTH * given, left_bytes))
 
 
 def _evaluate(op: Operator, opsets: dict[str, int]) -> tuple[Tensor | TensorSequence, ...] | None:

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from tvmbridge.errors import ModelError, reason
 from tvmbridge.frontend.operator import Missing, Tensor, TensorSequence, Value, numpy_type
 
+_OF_OPTIONALS = frozenset({"OptionalHasElement", "OptionalGetElement"})  # a value is no optional any more while tracing
 _KNOWN_ELEMENTS = 4096  # values larger than this decide no shape
 
 
@@ -34,11 +35,15 @@ def infer_results(
     opsets: dict[str, int],
 ) -> tuple[onnx.TypeProto | None, ...]:
     """One type for each output of the node, None where ONNX does not know it. ModelError where they contradict."""
+    if node.op_type in _OF_OPTIONALS:
+        return (None,) * len(node.output)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for name, value in zip(node.input, operands, strict=True):
         if value is None or isinstance(value, Missing):
             continue
+        if node.op_type == "Range" and isinstance(value, Tensor) and value.array is not None and value.array.size == 1:
+            value = Tensor.known(value.array.reshape(()))  # ONNX Runtime takes vectors of one number, too
         types[name] = value_type(value)
         if isinstance(value, Tensor) and value.array is not None and value.array.size <= _KNOWN_ELEMENTS:
             data[name] = numpy_helper.from_array(value.array, name)
@@ -52,6 +57,8 @@ def infer_results(
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
     except Exception as exc:  # C++: whatever contradicts the schema
+        if any(entry.HasField("g") for entry in node.attribute):
+            return (None,) * len(node.output)  # an optional with a value is the value here; the body says the rest
         raise ModelError(
             f"{node.op_type}: its operands do not fit together: {reason(exc)}",
             hint="check the shapes that were bound; if they are right, export the model again",

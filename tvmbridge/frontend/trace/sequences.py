@@ -9,6 +9,7 @@ from onnx import TensorProto
 from tvm import relax
 
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, element_type, known_arrays
+from tvmbridge.frontend.trace.control_flow import MOST_KNOWN_BYTES
 
 
 def resolve(op: Operator) -> tuple[Value, ...] | None:
@@ -24,13 +25,13 @@ def _sequence(op: Operator, position: int = 0) -> TensorSequence:
     return value
 
 
-def _position(op: Operator, position: int, count: int, default: int) -> int:
-    """A position among `count`, counted from the front."""
+def _position(op: Operator, position: int, count: int, default: int, *, end: int = 0) -> int:
+    """A position among `count` tensors, or `end` places behind the last, counted from the front."""
     known = op.known(position, "its position")
     number = default if known is None else int(known.reshape(-1)[0])
-    if not -count <= number < count:
-        op.refuse(f"position {number} is none of {count}")
-    return number % count
+    if not -count <= number < count + end:
+        op.refuse(f"position {number} is none of {count + end}")
+    return number + count if number < 0 else number
 
 
 def _construct(op: Operator) -> Value:
@@ -50,7 +51,7 @@ def _at(op: Operator) -> Value:
 def _insert(op: Operator) -> Value:
     sequence = _sequence(op)
     items = list(sequence.items)
-    items.insert(_position(op, 2, len(items) + 1, len(items)) if op.has(2) else len(items), op.tensor(1))
+    items.insert(_position(op, 2, len(items), len(items), end=1), op.tensor(1))
     return TensorSequence(tuple(items), op.tensor(1).dtype)
 
 
@@ -69,7 +70,7 @@ def _concatenate(op: Operator) -> Value:
     items, axis = _sequence(op).items, op.attribute("axis")
     inputs = frozenset().union(*(item.inputs for item in items))
     arrays = known_arrays(items)
-    if arrays is not None:
+    if arrays is not None and sum(array.nbytes for array in arrays) <= MOST_KNOWN_BYTES:
         joined = np.stack(arrays, axis) if op.attribute("new_axis", 0) else np.concatenate(arrays, axis)
         return Tensor.known(joined)
     exprs = [item.expr for item in items]

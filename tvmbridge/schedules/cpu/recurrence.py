@@ -29,6 +29,7 @@ _MOST_ROWS, _MOST_VECTORS = 8, 4
 _MULTIPLY_ADDS_PER_NS = 20.0
 _ENOUGH_SUMS = 8  # that hide the latency of a multiply-add
 _UNROLL = 4
+_SHARED_STEPS = 4  # times the work that else pays for threads: they start anew at every step, and wait for each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +258,7 @@ class _Writer:
             isinstance(part, tirx.For) for part in statement.body.seq
         )
         shared = self.share == "units" and multiplies and self.panel.count > 1
-        if shared and worth_threads(self.network.step_ns * rows.count, self.target):
+        if shared and worth_threads(self.network.step_ns * rows.count / _SHARED_STEPS, self.target):
             return parallel(self.panel.count, tile)
         return loop(self.panel.count, tile)
 
