@@ -157,7 +157,7 @@ def main() -> int:
 
 def board_folder() -> Path:
     """Where the board is: another one for each set of versions that it is made of."""
-    recipe = [_SUITE, *_PACKAGES, *_SERVING, _tvm_requirement(), _REQUIREMENTS.read_text()]
+    recipe = [_SUITE, *_PACKAGES, *_SERVING, *_tvm_requirements(), _REQUIREMENTS.read_text()]
     return cache_folder() / f"arm64-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
 
 
@@ -267,7 +267,7 @@ def _make_root(root: Path) -> None:
 def _make_layer(board: Path) -> None:
     (board / "mounted").mkdir()
     with _step("apache-tvm, in a layer of its own"):
-        _pip_install(board / "tvm" / "opt" / "tvm", [_tvm_requirement(), *_SERVING])
+        _pip_install(board / "tvm" / "opt" / "tvm", [*_tvm_requirements(), *_SERVING])
 
 
 def _pip_install(folder: Path, what: Sequence[str]) -> None:
@@ -317,8 +317,9 @@ def _emulation() -> dict[str, str]:
     return {"EMULATOR": emulator, "RULE": f"{_RULE}{emulator}:F"}
 
 
-def _tvm_requirement() -> str:
-    return f"apache-tvm=={importlib.metadata.version('apache-tvm')}"
+def _tvm_requirements() -> list[str]:
+    """Both: left to itself, apache-tvm takes a newer tvm-ffi than bundles run with."""
+    return [f"{name}=={importlib.metadata.version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
 
 
 def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
