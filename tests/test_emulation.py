@@ -20,11 +20,12 @@ from tvmbridge.emulation import elf_machine, is_emulated, names_emulator
 from tvmbridge.errors import LogError
 from tvmbridge.host import Host
 from tvmbridge.targets import RpcMeasure, Target, parse_preset, parse_targets
-from tvmbridge.tuning.log import LogRecords, TrialRecord, parse_log, render_log
+from tvmbridge.tuning.log import LogRecords, TrialRecord, parse_log, read_log, render_log
 from tvmbridge.tuning.prune import prune_records
 from tvmbridge.tuning.record import EMULATED, parse_record, render_record
 from tvmbridge.verify import latency
 
+GOLDEN = Path(__file__).parent / "golden"
 X86, ARM64, ARM32 = (2, 62), (2, 183), (1, 40)
 REAL, UNDER_QEMU = "arm cores=4", f"arm cores=4{EMULATED}"
 
@@ -168,9 +169,25 @@ def test_a_bundle_says_which_variants_were_measured_under_emulation(tmp_path):
         }
 
 
+def test_the_frozen_log_with_emulated_records_is_read_with_all_it_says():
+    log = read_log(GOLDEN / "log-v2-emulated.tune.jsonl")
+    real, emulated, failed = log
+    assert [record.emulated for record in log] == [False, True, True]
+    assert emulated.target == real.target + EMULATED == failed.target
+    assert log.best(real.kernel, real.target) == real and log.best(real.kernel, emulated.target) == emulated
+    assert log.measured(real.kernel, emulated.target) == (emulated, failed)
+
+
+def test_the_frozen_bundle_with_an_emulated_variant_is_read_today():
+    with open_bundle(GOLDEN / "bundle-v2-emulated.tvmb") as bundle:
+        bundle.check_members()
+        said = {each.name: (each.emulated, each.latency_us) for each in bundle.manifest.variants}
+    assert said == {"native": (False, 12.5), "arm": (True, 90250.0)}
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_bundle_from_before_is_of_real_machines(version):
-    with open_bundle(Path(__file__).parent / "golden" / f"bundle-v{version}.tvmb") as bundle:
+    with open_bundle(GOLDEN / f"bundle-v{version}.tvmb") as bundle:
         assert [variant.emulated for variant in bundle.manifest.variants] == [False] * len(bundle.manifest.variants)
 
 
