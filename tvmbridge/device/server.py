@@ -39,6 +39,34 @@ _TUNNEL = "ssh -R 9190:127.0.0.1:9190 -L 9091:127.0.0.1:9091 BOARD … --port 90
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Serve until the process is ended from outside. SystemExit where that cannot begin."""
+    parser = _make_parser(program)
+    options = parser.parse_args(arguments)
+    tracker_host, _, tracker_port = options.tracker.rpartition(":")
+    tracker_host = tracker_host.strip("[]")
+    if not tracker_host or not tracker_port.isdigit():
+        parser.error(f"--tracker: {options.tracker!r} is not HOST:PORT")
+    if not options.insecure and not is_loopback(options.host):
+        danger = f"--host {options.host}: whoever reaches it can run any code here; --insecure allows that."
+        parser.error(f"{danger}\nA tunnel needs no such address: {_TUNNEL}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if is_loopback(options.host) and not is_loopback(tracker_host) and options.address is None:
+        logging.warning("%s is reached from this machine only, the tracker is elsewhere: %s", options.host, _TUNNEL)
+    # TVM reads these once, when a session's process starts.
+    os.environ["TVM_NUM_THREADS"] = str(options.threads)
+    # Bound to one CPU, a kernel would wait there for whoever else runs on it, as no application's call has to.
+    os.environ["TVM_BIND_THREADS"] = "0"
+    if options.emulated:
+        os.environ[SAID_BY_HAND] = "1"
+    listener = _listen(options.host, [options.port] if options.port else PORTS)
+    port = listener.getsockname()[1]
+    if options.json:
+        print(json.dumps({"key": options.key, "port": port, **describe_device(options.threads)}), flush=True)
+    _report_health(options.threads)
+    _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
+    return 0
+
+
+def _make_parser(program: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Lend this device to a TVM RPC tracker until the process is ended.",
@@ -62,30 +90,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         "--insecure", action="store_true", help="listen at an address that others reach: they can run any code here"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document of what is lent, before serving")
-    options = parser.parse_args(arguments)
-    tracker_host, _, tracker_port = options.tracker.rpartition(":")
-    tracker_host = tracker_host.strip("[]")
-    if not tracker_host or not tracker_port.isdigit():
-        parser.error(f"--tracker: {options.tracker!r} is not HOST:PORT")
-    if not options.insecure and not is_loopback(options.host):
-        parser.error(f"--host {options.host}: whoever reaches it can run any code here; --insecure allows that.\n"
-                     f"A tunnel needs no such address: {_TUNNEL}")  # fmt: skip
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    if is_loopback(options.host) and not is_loopback(tracker_host) and options.address is None:
-        logging.warning("%s is reached from this machine only, the tracker is elsewhere: %s", options.host, _TUNNEL)
-    # TVM reads these once, when a session's process starts.
-    os.environ["TVM_NUM_THREADS"] = str(options.threads)
-    # Bound to one CPU, a kernel would wait there for whoever else runs on it, as no application's call has to.
-    os.environ["TVM_BIND_THREADS"] = "0"
-    if options.emulated:
-        os.environ[SAID_BY_HAND] = "1"
-    listener = _listen(options.host, [options.port] if options.port else PORTS)
-    port = listener.getsockname()[1]
-    if options.json:
-        print(json.dumps({"key": options.key, "port": port, **describe_device(options.threads)}), flush=True)
-    _report_health(options.threads)
-    _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
-    return 0
+    return parser
 
 
 def is_loopback(host: str) -> bool:
