@@ -98,3 +98,15 @@ def test_a_tracker_without_host_and_port_is_refused(tracker, capsys):
     with pytest.raises(SystemExit):
         main(["--tracker", tracker, "--key", "k"])
     assert "is not HOST:PORT" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_quietly(monkeypatch, capsys):
+    def interrupted(listener, *_rest):
+        listener.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tvmbridge.device.server._serve", interrupted)
+    for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS", "TVMBRIDGE_EMULATED"):
+        monkeypatch.setenv(name, "0")
+    assert main(["--tracker", "127.0.0.1:9190", "--key", "k", "--emulated", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["emulated"] is True

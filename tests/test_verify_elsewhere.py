@@ -93,6 +93,25 @@ def test_verify_and_bench_run_a_bundle_on_a_device(
     timed = json.loads(out)
     assert code == 0 and timed["variant"] == NATIVE.name and timed["median_us"] > 0 and timed["emulated"]
     assert timed["rpc"] == {"tracker": farm.address, "key": key}
+    code, out = run("bench", model, "--target", "board", "--seconds", "0.5", "--json")
+    built = json.loads(out)
+    assert code == 0 and built["variant"] == "board" and built["emulated"] and built["reference_us"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "m.tvmb", "m.onnx", "--rpc", "127.0.0.1/rpi4"],
+        ["verify", "m.tvmb", "m.onnx", "--rpc", "127.0.0.1:9190/two words"],
+        ["verify", "m.tvmb", "m.onnx", "--rpc", "127.0.0.1:9190/k", "--bisect"],
+        ["bench", "m.tvmb", "--rpc", "127.0.0.1:9190/k", "--against", "m.onnx"],
+        ["bench", "m.onnx", "--rpc", "127.0.0.1:9190/k"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_done_over_rpc_is_wrong_usage(arguments: list[str], run, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments)[0] == 2
 
 
 def test_a_target_that_is_measured_over_rpc_is_verified_on_its_device(model: Path, farm: Farm, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ reaches it, and elsewhere only when told to.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import logging
@@ -38,7 +39,7 @@ _TUNNEL = "ssh -R 9190:127.0.0.1:9190 -L 9091:127.0.0.1:9091 BOARD … --port 90
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Serve until the process is ended from outside. SystemExit where that cannot begin."""
+    """Serve until the process is ended, by Ctrl-C for one. SystemExit where that cannot begin."""
     parser = _make_parser(program)
     options = parser.parse_args(arguments)
     tracker_host, _, tracker_port = options.tracker.rpartition(":")
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     if options.json:
         print(json.dumps({"key": options.key, "port": port, **describe_device(options.threads)}), flush=True)
     _report_health(options.threads)
-    _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
+    with contextlib.suppress(KeyboardInterrupt):
+        _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
     return 0
 
 
