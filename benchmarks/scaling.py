@@ -31,6 +31,7 @@ from onnx import helper
 from tvm.script import tirx as T  # noqa: N812
 
 from tvmbridge.child import child_command, child_environment
+from tvmbridge.device.tracker import count_devices
 from tvmbridge.frontend import import_onnx
 from tvmbridge.lowering import Kernel, lower
 from tvmbridge.schedules import fitting_templates
@@ -40,7 +41,6 @@ from tvmbridge.tuning.measure.building import Builder, Built, LocalBuilder
 from tvmbridge.tuning.measure.cluster import ClusterBuilder
 from tvmbridge.tuning.measure.forks import ForkServer, describe
 from tvmbridge.tuning.measure.rpc import RpcTimer
-from tvmbridge.tuning.measure.tracker import count_devices
 from tvmbridge.tuning.tasks import Candidate, find_tasks
 
 COUNTS = (1, 2, 4)
@@ -170,7 +170,7 @@ def on_devices(target: Target, forks: ForkServer, calls: Calls) -> Iterator[dict
     commands = [[*tracker, "--port", str(port), "--port-end", str(port + 1)]]
     for count in COUNTS:
         place = ["--tracker", f"127.0.0.1:{port}", "--key", f"devices{count}", "--host", "127.0.0.1", "--threads", "1"]
-        commands += [child_command("tvmbridge.tuning.measure.device_server", *place)] * count
+        commands += [child_command("tvmbridge.device.server", *place)] * count
     with contextlib.ExitStack() as running:
         for command in commands:
             process = running.enter_context(subprocess.Popen(command, env=child_environment(), **quiet))  # type: ignore[call-overload]

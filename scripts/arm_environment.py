@@ -19,6 +19,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,7 @@ def main() -> int:
     run.add_argument("--folder", default="/", help="where the command starts (default: %(default)s)")
     run.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is unfinished is removed then, too
     try:
         if arguments.action == "remove":
             remove_boards()
@@ -155,7 +157,7 @@ def main() -> int:
 
 def board_folder() -> Path:
     """Where the board is: another one for each set of versions that it is made of."""
-    recipe = [_SUITE, *_PACKAGES, *_SERVING, _tvm_requirement(), _REQUIREMENTS.read_text()]
+    recipe = [_SUITE, *_PACKAGES, *_SERVING, *_tvm_requirements(), _REQUIREMENTS.read_text()]
     return cache_folder() / f"arm64-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
 
 
@@ -265,7 +267,7 @@ def _make_root(root: Path) -> None:
 def _make_layer(board: Path) -> None:
     (board / "mounted").mkdir()
     with _step("apache-tvm, in a layer of its own"):
-        _pip_install(board / "tvm" / "opt" / "tvm", [_tvm_requirement(), *_SERVING])
+        _pip_install(board / "tvm" / "opt" / "tvm", [*_tvm_requirements(), *_SERVING])
 
 
 def _pip_install(folder: Path, what: Sequence[str]) -> None:
@@ -315,12 +317,13 @@ def _emulation() -> dict[str, str]:
     return {"EMULATOR": emulator, "RULE": f"{_RULE}{emulator}:F"}
 
 
-def _tvm_requirement() -> str:
-    return f"apache-tvm=={importlib.metadata.version('apache-tvm')}"
+def _tvm_requirements() -> list[str]:
+    """Both: left to itself, apache-tvm takes a newer tvm-ffi than bundles run with."""
+    return [f"{name}=={importlib.metadata.version(name)}" for name in ("apache-tvm", "apache-tvm-ffi")]
 
 
 def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -328,10 +331,17 @@ def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> 
         text=True,
         errors="replace",
         env={**os.environ, **(environment or {})},
-        check=False,
+        start_new_session=True,  # so that it can be ended with all that it has started
     )
-    if done.returncode:
-        raise Problem(f"{command[0]} failed with status {done.returncode}:\n{done.stdout.strip()[-2000:]}")
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode:
+        raise Problem(f"{command[0]} failed with status {process.returncode}:\n{said.strip()[-2000:]}")
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

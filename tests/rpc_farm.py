@@ -15,21 +15,20 @@ import msgspec
 import psutil
 from kernels import start_python
 
+from tvmbridge.device.tracker import count_devices
 from tvmbridge.targets import RpcMeasure, Target
-from tvmbridge.tuning.measure.tracker import count_devices
 
 # A device server for each line of arguments, forked from a process that has imported TVM once; says its process id.
 _SERVERS = """
 import os, signal, sys
 import tvm.rpc.server
-from tvmbridge.tuning.measure import device_server
+from tvmbridge.device import server
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.setsid()
         sys.stdin.close()
-        sys.argv = ["device_server", *line.split()]
-        sys.exit(device_server.main())
+        sys.exit(server.main(line.split()))
     print(pid, flush=True)
 """
 
@@ -49,15 +48,14 @@ class Farm:
         """The same target, measured on the devices under the key."""
         return msgspec.structs.replace(target, measure=self.place(key), hardware=key)
 
-    def start_devices(self, key: str, count: int, threads: int) -> list[int]:
-        """Start so many more devices and wait until the tracker knows them; their process ids."""
+    def start_devices(self, key: str, count: int, threads: int, *more: str) -> list[int]:
+        """Start so many more devices and wait until the tracker knows them; their process ids. more: arguments."""
         known, pids = count_devices(self.place(key)), []
         for _ in range(count):
             assert self._servers.stdin is not None and self._servers.stdout is not None
-            arguments = (
-                f"--tracker {self.address} --key {key} --host 127.0.0.1 --port {free_port()} --threads {threads}"
-            )
-            self._servers.stdin.write(arguments + "\n")
+            arguments = ["--port", str(free_port()), "--tracker", self.address, "--key", key]
+            arguments += ["--threads", str(threads), *more]
+            self._servers.stdin.write(" ".join(arguments) + "\n")
             self._servers.stdin.flush()
             pids.append(int(self._servers.stdout.readline()))
         self._pids.update(pids)

@@ -15,38 +15,40 @@ PACKAGE = Path(tvmbridge.__file__).parent
 HEAVY = {"tvm", "onnx", "onnxruntime", "onnxscript", "xgboost"}
 
 # What each part of the package may import of the others. A part that is missing here fails the test below.
-VOCABULARY = {"atomic_file", "cache", "child", "errors", "interrupts", "isolate", "signature", "version"}
+VOCABULARY = {"atomic_file", "cache", "child", "emulation", "errors", "interrupts", "isolate", "signature", "version"}
 FORMATS = VOCABULARY | {"host", "targets", "bundle", "tuning.budget", "tuning.record", "tuning.lookup", "tuning.log"}
 ALLOWED = {
     "__main__": {"cli"},
     "atomic_file": set(),
     "cache": {"atomic_file"},
     "child": set(),
+    "emulation": set(),
     "errors": set(),
     "interrupts": set(),
     "isolate": {"child", "errors"},
     "version": set(),
     "signature": set(),
-    "host": {"errors"},
-    "targets": VOCABULARY | {"host", "tuning.budget"},
+    "host": {"emulation", "errors"},
+    "targets": VOCABULARY | {"host", "tuning.budget", "tuning.record"},
     "bundle": VOCABULARY | {"targets"},
     "runtime": VOCABULARY | {"host", "bundle"},
     "tuning.budget": VOCABULARY,
     "tuning.record": VOCABULARY,
     "tuning.lookup": VOCABULARY | {"tuning.record"},
     "tuning.log": VOCABULARY | {"tuning.record", "tuning.lookup"},
+    "device": FORMATS,
     "frontend": VOCABULARY,
     "lowering": FORMATS | {"frontend"},
     "schedules": FORMATS | {"lowering"},
-    "tuning": FORMATS | {"frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
+    "tuning": FORMATS | {"device", "frontend", "lowering", "schedules", "codegen", "verify", "runtime"},
     "codegen": FORMATS | {"lowering", "schedules"},
-    "verify": FORMATS | {"frontend", "runtime"},
+    "verify": FORMATS | {"device", "frontend", "runtime"},
     "bisect": FORMATS | {"frontend", "lowering", "codegen", "verify", "runtime"},
     "profiling": FORMATS | {"lowering", "schedules", "tuning", "codegen"},
     "report": FORMATS | {"frontend", "lowering", "schedules", "tuning", "codegen"},
     "pipeline": FORMATS | {"frontend", "lowering", "tuning", "codegen", "verify", "profiling"},
     "backend": FORMATS | {"frontend", "lowering", "codegen", "runtime"},
-    "cli": FORMATS | {"frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
+    "cli": FORMATS | {"device", "frontend", "tuning", "verify", "runtime", "pipeline", "profiling", "report", "bisect"},
 }
 ALLOWED["__init__"] = {*ALLOWED, *FORMATS}  # each public name, when it is first used: see the test of what that loads
 WITHOUT_COMPILER = FORMATS | {"runtime", "__init__", "__main__"}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from arm_board import SCRIPT
+from processes import wait_until_gone
 
 NOT_POSSIBLE = 3
 Tool = Callable[..., None]
@@ -28,21 +33,22 @@ def tool(tmp_path: Path) -> Tool:
     return put
 
 
-def call(tmp_path: Path, *arguments: str, only: bool = False, prelude: str = "") -> subprocess.CompletedProcess[str]:
+def start(tmp_path: Path, *arguments: str, only: bool = False, prelude: str = "") -> subprocess.Popen[str]:
     """The script, as root would call it. only: its PATH is the test's. prelude: Python that runs before it."""
     code = f"import os, platform, runpy, sys; os.geteuid = lambda: 0; platform.machine = lambda: 'x86_64'; {prelude}"
     code += "\nsys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     path = f"{tmp_path / 'bin'}" + ("" if only else f":{os.environ['PATH']}")
     environment = {**os.environ, "PATH": path, "TVMBRIDGE_CACHE": str(tmp_path / "cache")}
     environment["PYTHONPATH"] = str(SCRIPT.parents[1])
-    return subprocess.run(
-        [sys.executable, "-c", code, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=100,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, str(SCRIPT), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def call(tmp_path: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """As `start`, to its end."""
+    process = start(tmp_path, *arguments, **options)
+    said, errors = process.communicate(timeout=100)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
 def all_tools(tool: Tool) -> None:
@@ -86,6 +92,24 @@ def test_a_failure_half_way_is_quoted_and_leaves_nothing(tmp_path: Path, tool: T
     done = call(tmp_path)
     assert done.returncode == 1
     assert "debootstrap failed with status 7:\nE: no such mirror" in done.stderr
+    assert list((tmp_path / "cache").glob("arm64-*")) == []
+
+
+def test_ending_it_ends_what_it_started_and_leaves_nothing(tmp_path: Path, tool: Tool) -> None:
+    all_tools(tool)
+    tool("debootstrap", f"sleep 600 & echo $! > {tmp_path}/sleeper; wait")
+    process = start(tmp_path)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "sleeper").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        sleeper = psutil.Process(int((tmp_path / "sleeper").read_text()))
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+    wait_until_gone([sleeper])
     assert list((tmp_path / "cache").glob("arm64-*")) == []
 
 

@@ -208,3 +208,21 @@ def test_an_interruption_says_how_to_go_on_and_leaves_no_live_view_behind(capsys
     assert capsys.readouterr().err == "what was measured is kept: run it again\n"
     shown = console.file.getvalue()
     assert shown.rindex("\x1b[?25h") > shown.rindex("conv2d") and shown.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_download_says_how_far_it_is_where_it_can_and_else_that_it_began(terminal: bool):
+    from tvmbridge.pipeline import BuildEvent
+
+    shown = io.StringIO()
+    console = Console(file=shown, width=200, height=20, force_terminal=terminal, color_system=None)
+    with BuildDisplay(quiet=False, targets=2, resume="", console=console) as display:
+        for so_far in (0, 31_000_000, 94_643_021):
+            display.on_event(BuildEvent("edge", "fetch", fetched=(so_far, 94_643_021)))
+        if terminal:
+            assert display._live is not None
+            display._live.refresh()
+    text = shown.getvalue()
+    assert "edge [1/2]: downloading TVM's runtime for its machine, once" in text
+    assert ("95 of 95 MB" in text) == terminal
+    assert text.count("(95 MB)\n") == (not terminal)

@@ -24,19 +24,20 @@ from rpc_farm import Farm, free_port, running_farm, wait_for
 from tvm import relax
 
 from tvmbridge.child import child_environment
+from tvmbridge.device import tracker
+from tvmbridge.device.tracker import count_devices, why_not_rpc
 from tvmbridge.errors import TuningError
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import fitting_templates
 from tvmbridge.targets import RpcMeasure, Target, parse_preset
 from tvmbridge.tuning.lookup import LogRecords
-from tvmbridge.tuning.measure import Measurer, building, jobs, rpc, tracker
+from tvmbridge.tuning.measure import Measurer, building, jobs, rpc
 from tvmbridge.tuning.measure.building import name_candidate
 from tvmbridge.tuning.measure.forks import ForkServer, JobEnd, describe
 from tvmbridge.tuning.measure.jobs import Setting
 from tvmbridge.tuning.measure.opening import open_measurer
 from tvmbridge.tuning.measure.operands import RandomData
 from tvmbridge.tuning.measure.reference import References
-from tvmbridge.tuning.measure.tracker import count_devices, why_not_rpc
 from tvmbridge.tuning.record import TrialRecord, render_config
 from tvmbridge.tuning.tasks import Candidate, find_tasks
 
@@ -149,7 +150,7 @@ def test_no_device_left_is_an_error_that_says_how_to_go_on(farm: Farm, monkeypat
     with open_measurer([kernel], target, seed=0) as measurer:
         workers = fork_servers()
         later(0.8, farm.kill_all)
-        with pytest.raises(TuningError, match=rf"'{key}' at the tracker {farm.address}, for 3 s\n.*device_server --tr"):
+        with pytest.raises(TuningError, match=rf"'{key}' at the tracker {farm.address}, for 3 s\n.*device serve --tr"):
             measure(measurer, [untuned(kernel, target)] * 8)
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert workers and alive == []
@@ -161,7 +162,7 @@ def test_a_candidate_that_breaks_its_device_costs_itself_only(farm: Farm, monkey
     key = next(KEYS)
     target = farm.target(NATIVE, key)
     # As docs/distributed-tuning.md says.
-    command = [sys.executable, "-m", "tvmbridge.tuning.measure.device_server", "--tracker", farm.address, "--key", key]
+    command = [sys.executable, "-m", "tvmbridge.device.server", "--tracker", farm.address, "--key", key]
     server = psutil.Popen([*command, "--threads", str(NATIVE.cores)], env=child_environment(), start_new_session=True)
     try:
         wait_for(lambda: count_devices(farm.place(key)) == 1)

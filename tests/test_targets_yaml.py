@@ -82,6 +82,7 @@ def message(text: str) -> str:
         ("{kind: x86, measure: {rpc: {tracker: host, key: k}}}", "'host' is not HOST:PORT"),
         ("{kind: x86, measure: {rpc: {tracker: 'host:70000', key: k}}}", "is not HOST:PORT"),
         ("{kind: x86, measure: {rpc: {tracker: 'host:1', key: 'a b'}}}", "'a b' is no RPC key"),
+        ("{kind: x86, measure: {rpc: {tracker: 'h:1', key: k, emulated: yes}}}", "emulated: expected true or false"),
         ("native", "targets.it: expected keys and values, found 'native'"),
         ("", "targets.it: expected keys and values, found nothing"),
     ],

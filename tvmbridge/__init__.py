@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tvmbridge.errors import ArtifactError as ArtifactError
     from tvmbridge.errors import BundleFormatError as BundleFormatError
     from tvmbridge.errors import CompileError as CompileError
+    from tvmbridge.errors import DeviceError as DeviceError
     from tvmbridge.errors import DigestError as DigestError
     from tvmbridge.errors import InputError as InputError
     from tvmbridge.errors import IsolationError as IsolationError
@@ -65,6 +66,7 @@ _ERRORS = (
     "ArtifactError",
     "BundleFormatError",
     "CompileError",
+    "DeviceError",
     "DigestError",
     "InputError",
     "IsolationError",

@@ -12,6 +12,7 @@
     ├── CompileError          lowering, scheduling, code generation or linking failed
     ├── TuningError           tuning cannot start or go on
     │   └── LogError          a tuning log is foreign, damaged, newer or in use by another process
+    ├── DeviceError           no device can be had over RPC, or all that were had were lost
     ├── AccuracyError         a variant's outputs differ from the reference's
     ├── ArtifactError         a bundle cannot be used
     │   ├── BundleFormatError foreign, truncated, malformed
@@ -110,6 +111,10 @@ class TuningError(TvmBridgeError):
 
 class LogError(TuningError):
     """A tuning log is foreign, damaged, written by a newer tvmbridge, or in use by another process."""
+
+
+class DeviceError(TvmBridgeError):
+    """No device can be had over RPC, or every one that was had was lost."""
 
 
 class AccuracyError(TvmBridgeError):

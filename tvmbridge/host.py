@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmbridge.emulation import is_emulated
+
 COMMAND_TIMEOUT_S = 10.0
 
 # Linux's name in /proc/cpuinfo → LLVM's, where LLVM's is not Linux's with the underscore left out.
@@ -128,6 +130,7 @@ class Host:
     cores: usable ones, after CPU affinity and the cgroup's quota; at least 1.
     glibc: "2.36"; None with another C library.
     memory_bytes: physical memory; 0 where unknown.
+    emulated: whether this process's instructions are interpreted: its times are then not those of such a machine.
     gpus, cuda_driver: empty and None unless `detect_host(gpus=True)` looked.
     """
 
@@ -139,6 +142,7 @@ class Host:
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
     cuda_driver: str | None = None
+    emulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ def detect_host(*, gpus: bool = False) -> Host:
         memory_bytes=_memory_bytes(),
         gpus=found,
         cuda_driver=driver,
+        emulated=is_emulated(),
     )
 
 

@@ -257,5 +257,6 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
         accuracy=check.accuracy,
         unverified_because=check.unverified_because or (None if check.accuracy else check.problem),
         latency_us=check.latency.median_us if check.latency else None,
+        emulated=check.latency is not None and check.latency.emulated,
     )
     return TargetOutcome(target, 0.0, variant, None, kernels, check, tuning, untuned_because)

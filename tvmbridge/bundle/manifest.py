@@ -97,7 +97,8 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime_libraries: TVM's runtime in the order to load it; empty: an installed apache-tvm of version `tvm` is used.
     weights: in the order in which the library takes them.
     unverified_because: why `accuracy` is None; None where it is not.
-    latency_us: median of one call on the build machine; None where it was not measured.
+    latency_us: median of one call on the machine it was verified on; None where it was not measured.
+    emulated: whether it was verified and measured under emulation: the latency is then no machine's.
     """
 
     name: str
@@ -118,6 +119,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Accuracy | None = None
     unverified_because: str | None = None
     latency_us: float | None = None
+    emulated: bool = False
 
 
 class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

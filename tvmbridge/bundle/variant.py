@@ -23,7 +23,8 @@ class BuiltVariant:
     runtime_libraries: TVM's runtime for the target, in the order to load it; empty to rely on an installed apache-tvm.
     tvm, tvm_ffi: versions that the library was built with.
     unverified_because: why accuracy is None.
-    latency_us: median of one call on this machine.
+    latency_us: median of one call on the machine it was verified on.
+    emulated: whether that was under emulation.
     """
 
     target: Target
@@ -38,3 +39,4 @@ class BuiltVariant:
     accuracy: Accuracy | None = None
     unverified_because: str | None = None
     latency_us: float | None = None
+    emulated: bool = False

@@ -130,6 +130,7 @@ def _describe_variant(variant: BuiltVariant, contents: dict[str, Content]) -> Va
         accuracy=variant.accuracy,
         unverified_because=variant.unverified_because,
         latency_us=variant.latency_us,
+        emulated=variant.emulated,
     )
 
 

@@ -15,6 +15,7 @@ import click
 
 from tvmbridge.cli.bench import bench_command
 from tvmbridge.cli.build import build_command
+from tvmbridge.cli.device import device_group
 from tvmbridge.cli.exchange import export_command, import_command
 from tvmbridge.cli.inspect import check_command, doctor_command, inspect_command, targets_command
 from tvmbridge.cli.log import log_group
@@ -57,6 +58,7 @@ for command in (
     check_command,
     targets_command,
     doctor_command,
+    device_group,
     log_group,
     report_command,
     diff_command,

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmbridge.cli.bench_bundle import bench_bundle, is_bundle, latency_columns
+from tvmbridge.cli.bench_bundle import bench_bundle, bench_elsewhere, is_bundle, latency_columns
 from tvmbridge.cli.gates import Percent, junit_option
 from tvmbridge.cli.isolation import isolate_options
-from tvmbridge.cli.options import import_model, json_option, model_options, resolve_targets
+from tvmbridge.cli.options import (
+    import_model,
+    json_option,
+    model_options,
+    resolve_rpc,
+    resolve_targets,
+    rpc_option,
+)
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.cli.progress import BuildDisplay
 from tvmbridge.errors import AccuracyError, LogError, ReferenceUnavailable, TargetError
 from tvmbridge.host import detect_host
-from tvmbridge.targets import why_not_local
+from tvmbridge.targets import RpcMeasure, why_not_local
 
 if TYPE_CHECKING:
     from tvmbridge.pipeline import TargetOutcome
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from tvmbridge.verify.latency import Latency
 
 _OF_A_MODEL = ("shapes", "dims", "target", "targets_file", "log", "per_kernel")
-_OF_A_BUNDLE = ("against", "max_regression", "junit", "variant")
+_OF_A_BUNDLE = ("against", "max_regression", "junit", "variant", "rpc")
 
 
 @click.command("bench")
@@ -43,6 +50,7 @@ _OF_A_BUNDLE = ("against", "max_regression", "junit", "variant")
 @click.option("--max-regression", type=Percent(), metavar="5%", help="Exit with 1 where it takes that much longer.")
 @junit_option
 @click.option("--variant", help="Of a bundle: this variant; default: the one that fits this machine best.")
+@rpc_option
 @json_option
 @isolate_options
 def bench_command(
@@ -55,27 +63,38 @@ def bench_command(
     max_regression: float | None,
     junit: str | None,
     variant: str | None,
+    rpc: str | None,
     as_json: bool,
     **of_a_model: Any,
 ) -> int:
     """Time MODEL, an ONNX file or a bundle, beside ONNX Runtime in alternating blocks.
 
-    An ONNX file is built without tuning, or with the records of --log, and compared with ONNX Runtime first. With
-    --per-kernel a table says what each kernel takes in the network, what it takes alone with warm caches, and its rate
-    against what this machine was measured to do at most. `tvmbridge -v bench` shows the configs too.
+    An ONNX file is built without tuning, or with the records of --log, and compared with ONNX Runtime first; for a
+    target that is measured over RPC it is run and timed on a device, as a bundle is with --rpc. ONNX Runtime is not
+    timed then. With --per-kernel a table says what each kernel takes in the network, what it takes alone with warm
+    caches, and its rate against what this machine was measured to do at most. `tvmbridge -v bench` shows the configs.
 
     \b
     tvmbridge bench model.onnx --shape x=1x3x224x224 --threads 1 --per-kernel
     tvmbridge bench model.tvmb --threads 2 --against model.onnx --json
+    tvmbridge bench model.tvmb --rpc 127.0.0.1:9190/rpi4
     tvmbridge bench new.tvmb --against deployed.tvmb --max-regression 5% --junit bench.xml
     """
     given = {name for name, value in of_a_model.items() if value}
-    of_a_bundle = {"against": against, "max_regression": max_regression, "junit": junit, "variant": variant}
+    of_a_bundle = {"against": against, "max_regression": max_regression, "junit": junit, "variant": variant, "rpc": rpc}
     given |= {name for name, value in of_a_bundle.items() if value is not None}
     if is_bundle(model):
         _refuse_options(given, _OF_A_MODEL, "an ONNX model, not of a bundle")
         if max_regression is not None and against is None:
             raise click.UsageError("--max-regression needs --against: longer than what?")
+        if rpc is not None:
+            if against is not None:
+                raise click.UsageError("--against is timed on this machine: leave it or --rpc out")
+            place = resolve_rpc(rpc)
+            assert place is not None
+            return bench_elsewhere(
+                model, place, inputs, seconds=seconds, variant=variant, threads=threads, seed=seed, as_json=as_json
+            )
         return bench_bundle(
             model,
             inputs=inputs,
@@ -117,8 +136,11 @@ def _bench_model(
     per_kernel: bool,
 ) -> int:
     (chosen,) = resolve_targets(targets_file, (target or "native",))
-    if obstacle := why_not_local(chosen, detect_host(gpus=chosen.kind == "cuda")):
+    elsewhere = isinstance(chosen.measure, RpcMeasure)
+    if not elsewhere and (obstacle := why_not_local(chosen, detect_host(gpus=chosen.kind == "cuda"))):
         raise TargetError(f"{chosen.name} cannot be timed here: {obstacle}", hint="build a bundle, and time it there")
+    if per_kernel and elsewhere:
+        raise TargetError("kernels are not timed one by one over RPC", hint="leave --per-kernel out, or run it there")
     if per_kernel and chosen.kind == "cuda":
         raise TargetError("kernels on a GPU cannot be timed one by one yet", hint="leave --per-kernel out")
     if log is not None and not os.path.exists(log):

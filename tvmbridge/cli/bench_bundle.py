@@ -15,12 +15,13 @@ import numpy as np
 
 from tvmbridge.cli.gates import Case, write_junit
 from tvmbridge.cli.options import refuse_replacing
-from tvmbridge.cli.output import print_json, print_table, show_us
+from tvmbridge.cli.output import print_json, print_table, show_latency, show_us
 from tvmbridge.errors import ArtifactError
 from tvmbridge.signature import ModelSignature
 
 if TYPE_CHECKING:
     from tvmbridge.runtime import Session
+    from tvmbridge.targets import RpcMeasure
     from tvmbridge.verify.latency import Latency
 
 Call = Callable[[Mapping[str, np.ndarray]], object]
@@ -79,6 +80,37 @@ def bench_bundle(
     return 0 if slower is None else 1
 
 
+def bench_elsewhere(
+    bundle: str,
+    place: RpcMeasure,
+    inputs: str | None,
+    *,
+    seconds: float,
+    variant: str | None,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Time a bundle on a device, alone, and print the result."""
+    from tvmbridge.bundle import open_bundle
+    from tvmbridge.verify.elsewhere import time_elsewhere
+    from tvmbridge.verify.inputs import random_inputs, read_inputs
+
+    with open_bundle(bundle) as opened:
+        signature = opened.manifest.signature
+    feeds = read_inputs(inputs, signature) if inputs else random_inputs(None, signature, seed=seed)
+    used, used_threads, latency = time_elsewhere(
+        place, Path(bundle), feeds, variant=variant, seconds=seconds, threads=threads
+    )
+    if as_json:
+        where = {"tracker": place.tracker, "key": place.key}
+        print_json({"variant": used, "threads": used_threads, "rpc": where, **dataclasses.asdict(latency)})
+    else:
+        columns, row = latency_columns(used, used_threads, latency, "")
+        print_table([*columns, "device"], [[*row, place.key]])
+    return 0
+
+
 @contextmanager
 def _other(path: str | None, session: Session) -> Iterator[tuple[Call | None, str]]:
     """What to time beside the session: a function of the inputs, and what to call it."""
@@ -117,7 +149,8 @@ def _judge(latency: Latency, other: str, max_regression: float | None) -> str | 
 
 def latency_columns(variant: str, threads: int, latency: Latency, other: str) -> tuple[list[str], list[str]]:
     """The head and the row of a table. other: what it was timed beside."""
-    row = [variant, str(threads), show_us(latency.median_us), show_us(latency.p90_us), show_us(latency.p99_us)]
+    median = show_latency(latency.median_us, latency.emulated)
+    row = [variant, str(threads), median, show_us(latency.p90_us), show_us(latency.p99_us)]
     columns = ["variant", "threads", "median", "p90", "p99", "calls"]
     row += [str(latency.calls)]
     if latency.reference_us is not None:

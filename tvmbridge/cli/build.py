@@ -20,7 +20,7 @@ from tvmbridge.cli.options import (
     target_options,
     tuning_options,
 )
-from tvmbridge.cli.output import describe_error, print_json, print_table, show_us
+from tvmbridge.cli.output import describe_error, print_json, print_table, show_latency, show_us
 from tvmbridge.cli.progress import BuildDisplay
 from tvmbridge.cli.tune import describe_tuning
 from tvmbridge.errors import OutputError
@@ -175,7 +175,7 @@ def _outcome_row(outcome: TargetOutcome) -> list[str]:
         "yes",
         f"{variant.tuned_kernels} of {variant.kernels}",
         verified,
-        show_us(variant.latency_us),
+        show_latency(variant.latency_us, variant.emulated),
         show_us(latency.reference_us if latency else None),
         seconds,
     ]
@@ -205,6 +205,7 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
         "accuracy": msgspec.to_builtins(variant.accuracy) if variant else None,
         "unverified_because": variant.unverified_because if variant else None,
         "latency_us": variant.latency_us if variant else None,
+        "emulated": variant.emulated if variant else None,
         "reference_us": outcome.check.latency.reference_us if outcome.check and outcome.check.latency else None,
         "warnings": list(outcome.check.warnings) if outcome.check else [],
         "untuned_because": outcome.untuned_because,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvmbridge.cli.options import json_option, resolve_targets, target_options
-from tvmbridge.cli.output import print_json, print_table, show_us
+from tvmbridge.cli.output import print_json, print_table, show_latency
 from tvmbridge.version import __version__
 
 if TYPE_CHECKING:
     from tvmbridge.host import Tool
+    from tvmbridge.targets import Target
 
 
 @click.command("inspect")
@@ -54,7 +55,7 @@ def inspect_command(bundle: str, as_json: bool) -> int:
                 str(variant.cores),
                 f"{variant.tuned_kernels} of {variant.kernels}",
                 f"{accuracy.max_relative:.1e} relative" if accuracy else "not run there",
-                show_us(variant.latency_us),
+                show_latency(variant.latency_us, variant.emulated),
                 f"{sum(weight.size_bytes for weight in variant.weights) / 1e6:.1f} MB",
                 variant.requires.glibc or "–",
             ]
@@ -108,13 +109,18 @@ def targets_command(targets_file: str | None, names: tuple[str, ...], as_json: b
             f"{target.kind} {' '.join(target.architectures)}".strip(),
             " ".join([target.cpu, *target.features]),
             str(target.cores),
-            target.measure if isinstance(target.measure, str) else f"rpc {target.measure.key}",
+            _show_measure(target),
             str(target.budget) if target.budget is not None else "–",
         ]
         for target in targets
     ]
     print_table(["target", "kind", "cpu", "cores", "measured", "budget"], rows)
     return 0
+
+
+def _show_measure(target: Target) -> str:
+    where = target.measure if isinstance(target.measure, str) else f"rpc {target.measure.key}"
+    return f"{where}, emulated" if target.emulated else where
 
 
 @click.command("doctor")
@@ -142,7 +148,8 @@ def doctor_command(as_json: bool) -> int:
             }
         )
         return 1 if broken else 0
-    click.echo(f"{host.machine}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
+    emulated = ", emulated" if host.emulated else ""
+    click.echo(f"{host.machine}{emulated}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
     click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or 'none found'}")
     print_table(["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
     rows = []

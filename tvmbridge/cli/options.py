@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,8 @@ import click
 import numpy as np
 
 from tvmbridge.errors import OutputError, TargetError
-from tvmbridge.targets import Target, load_targets, parse_preset
+from tvmbridge.targets import RpcMeasure, Target, load_targets, parse_preset
+from tvmbridge.targets.declared import RPC_KEY_PATTERN, TRACKER_PATTERN
 from tvmbridge.tuning.budget import EXPRESS, FULL, Budget
 
 if TYPE_CHECKING:
@@ -68,6 +70,30 @@ def target_options(command: Command) -> Command:
         type=click.Path(),
         help=f"The file that declares targets; ./{TARGETS_FILE} is read without being named.",
     )(command)
+
+
+def rpc_option(command: Command) -> Command:
+    """--rpc; `resolve_rpc` reads it."""
+    return click.option(
+        "--rpc",
+        metavar="TARGET or HOST:PORT/KEY",
+        help="Run on a device: of a target of the targets.yaml that is measured over RPC, or of a tracker's key.",
+    )(command)
+
+
+def resolve_rpc(text: str | None, targets_file: str | None = None) -> RpcMeasure | None:
+    """Where --rpc says to run; None for here. A name is looked up in the file, or in ./targets.yaml."""
+    if text is None:
+        return None
+    tracker, slash, key = text.partition("/")
+    if slash:
+        if not re.fullmatch(TRACKER_PATTERN, tracker) or not re.fullmatch(RPC_KEY_PATTERN, key):
+            raise click.UsageError(f"--rpc {text}: not HOST:PORT/KEY, as in 127.0.0.1:9190/rpi4")
+        return RpcMeasure(tracker=tracker, key=key)
+    (target,) = resolve_targets(targets_file, (text,))
+    if not isinstance(target.measure, RpcMeasure):
+        raise TargetError(f"--rpc {text}: that target is not measured over RPC", hint="--rpc 127.0.0.1:9190/rpi4")
+    return target.measure
 
 
 def seed_option(command: Command) -> Command:

@@ -50,6 +50,11 @@ def describe_error(error: TvmBridgeError) -> dict[str, Any]:
     return {"kind": type(error).__name__, **vars(error)}
 
 
+def show_latency(time_us: float | None, emulated: bool) -> str:
+    """A measured time for people, and where it is no real machine's, that."""
+    return f"{show_us(time_us)} emulated" if emulated and time_us is not None else show_us(time_us)
+
+
 def show_us(time_us: float | None) -> str:
     """A time for people: 9.5 ns, 12.3 µs, 4.56 ms, or a dash."""
     if time_us is None:

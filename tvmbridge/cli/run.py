@@ -22,13 +22,20 @@ from tvmbridge.cli.bisect import (
 )
 from tvmbridge.cli.gates import Case, junit_option, write_junit
 from tvmbridge.cli.isolation import isolate_options
-from tvmbridge.cli.options import binding_options, json_option, parse_bindings, refuse_replacing
+from tvmbridge.cli.options import (
+    binding_options,
+    json_option,
+    parse_bindings,
+    refuse_replacing,
+    resolve_rpc,
+    rpc_option,
+)
 from tvmbridge.cli.output import print_json, print_table, show_us
 from tvmbridge.signature import ModelSignature
 
 if TYPE_CHECKING:
     from tvmbridge.bisect.bisect import BisectReport
-    from tvmbridge.targets import Target
+    from tvmbridge.targets import RpcMeasure, Target
     from tvmbridge.verify.variant import VariantCheck
 
 _variant = click.option("--variant", help="Insist on this variant; default: the one that fits this machine best.")
@@ -91,6 +98,7 @@ def run_command(
 @click.option("--tolerance", type=click.FloatRange(0), help="Of the relative error; 1e-3, for float16 1e-2.")
 @_variant
 @_seed
+@rpc_option
 @click.option("--bisect", is_flag=True, help="Find the first operator that differs, and write it as a model.")
 @click.option("-o", "--output", type=click.Path(), help="With --bisect: the folder to write; MODEL-reproduction.")
 @click.option("--target", metavar="NAME", help="With --bisect and no BUNDLE: a target or a preset; default: native.")
@@ -105,6 +113,7 @@ def verify_command(
     tolerance: float | None,
     variant: str | None,
     seed: int,
+    rpc: str | None,
     bisect: bool,
     output: str | None,
     junit: str | None,
@@ -114,6 +123,8 @@ def verify_command(
 ) -> int:
     """Compare BUNDLE's variants with ONNX Runtime running MODEL, on random data and on that of an .npz file.
 
+    With --rpc the variants run on a device (`tvmbridge device`), and ONNX Runtime here.
+
     With --bisect, what differs or does not compile is searched: the first operator (or the fewest) that is wrong
     on ONNX Runtime's own values is written as a small model with its inputs and the outputs that it should give.
     Without BUNDLE, MODEL is built for this machine first. Exit code 1 when a variant that runs here is out of
@@ -121,6 +132,7 @@ def verify_command(
 
     \b
     tvmbridge verify model.tvmb model.onnx -i real.npz --junit verify.xml
+    tvmbridge verify model.tvmb model.onnx --rpc 127.0.0.1:9190/rpi4 --variant edge
     tvmbridge verify --bisect model.onnx --dim batch=1 -o reproduction
     """
     *bundles, model = files
@@ -129,6 +141,9 @@ def verify_command(
         raise click.UsageError("give a bundle and the model that it was built from; or, with --bisect, a model alone")
     if output is not None and not bisect:
         raise click.UsageError("-o is the folder of a reproduction: it needs --bisect")
+    if rpc is not None and bisect:
+        raise click.UsageError("--bisect searches on this machine: leave --rpc out")
+    place = resolve_rpc(rpc)
     if bundles and given:
         raise click.UsageError(f"{', '.join(given)}: a bundle is what it is; leave it out to build the model anew")
     if not bundles and variant is not None:
@@ -140,7 +155,7 @@ def verify_command(
     if not bundles:
         assert search is not None
         return _bisect_model(search, junit, as_json, **of_a_model)
-    return _verify_bundle(bundles[0], model, bound, inputs, tolerance, variant, seed, junit, as_json, search)
+    return _verify_bundle(bundles[0], model, bound, inputs, tolerance, variant, seed, place, junit, as_json, search)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +215,7 @@ def _verify_bundle(
     tolerance: float | None,
     variant: str | None,
     seed: int,
+    place: RpcMeasure | None,
     junit: str | None,
     as_json: bool,
     search: _Search | None,
@@ -214,7 +230,9 @@ def _verify_bundle(
         values = read_values(opened.manifest.model.bound, values, source=bundle)
     arrays = read_inputs(inputs, signature) if inputs is not None else None
     source = with_values(Path(model), values)
-    checks = check_variants(Path(bundle), source, inputs=arrays, tolerance=tolerance, seed=seed, variant=variant)
+    checks = check_variants(
+        Path(bundle), source, inputs=arrays, tolerance=tolerance, seed=seed, variant=variant, place=place
+    )
     passed = any(check.accuracy for check in checks) and not any(check.problem for check in checks)
     if not as_json:
         columns = ["variant", "max relative", "max absolute", "cosine", "within tolerance"]

@@ -114,7 +114,7 @@ def print_tuning(result: TuneProgress) -> None:
         rows.append([gain.name, str(gain.calls), trials, show_us(gain.untuned_us), show_us(gain.best_us), ratio])
     if rows:
         print_table(["kernel", "calls", "trials", "untuned", "best alone", "gain"], rows)
-    name = result.target
+    name = f"{result.target} (emulated)" if result.emulated else result.target
     spent = f"{result.trials} trials in {result.elapsed_s:.0f} s, {result.failed} failed: {result.ended}"
     click.echo(f"{name}: {spent}")
     if result.known:

@@ -42,7 +42,8 @@ _COLUMNS = (
 def say_network(progress: TuneProgress) -> str:
     """The network's time as the sum of its kernels', each alone: "kernels 8 ms → 5 ms (1.60×)"."""
     gain = f" ({progress.untuned_us / progress.best_us:.2f}×)" if progress.best_us else ""
-    return f"kernels {show_us(progress.untuned_us)} → {show_us(progress.best_us)}{gain}"
+    kernels = "emulated kernels" if progress.emulated else "kernels"
+    return f"{kernels} {show_us(progress.untuned_us)} → {show_us(progress.best_us)}{gain}"
 
 
 def say_trials(progress: TuneProgress) -> str:

@@ -99,6 +99,7 @@ class TargetReport:
     shares: of the kernels that both times are known of; checked: whether those are the final check's, in the network.
     checked_when: when the last final check was; None where there was none.
     first_when, last_when: of the trials, UTC; None where there are none. tvm: versions that compiled them.
+    emulated: whether all of this was measured under emulation.
     """
 
     name: str
@@ -115,6 +116,7 @@ class TargetReport:
     first_when: str | None
     last_when: str | None
     tvm: tuple[str, ...]
+    emulated: bool = False
 
     @property
     def failed(self) -> int:
@@ -160,6 +162,7 @@ def report_lowered(lowered: LoweredModel, target: Target, records: LogRecords) -
         first_when=trials[0].when if trials else None,
         last_when=trials[-1].when if trials else None,
         tvm=tuple(sorted({record.tvm for record in trials})),
+        emulated=target.emulated,
     )
 
 

@@ -130,8 +130,10 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
     cores = _whole(entry["cores"], place.at("cores"), 1, MAX_CORES) if "cores" in entry else base.cores
     measure = _measure(entry["measure"], place.at("measure")) if "measure" in entry else base.measure
     budget = _budget(entry["budget"], place.at("budget")) if "budget" in entry else None
-    hardware = _hardware(base, measure, this_host)
-    return msgspec.structs.replace(base, name=name, cores=cores, measure=measure, budget=budget, hardware=hardware)
+    hardware, emulated = _hardware(base, measure, this_host)
+    return msgspec.structs.replace(
+        base, name=name, cores=cores, measure=measure, budget=budget, hardware=hardware, emulated=emulated
+    )
 
 
 def _form(entry: dict[str, Value], place: Place) -> str:
@@ -177,7 +179,7 @@ def _measure(value: Value, place: Place) -> Measure:
         _check_keys(value, place, ("rpc",))
         if "rpc" not in value:
             raise place.error("is empty", hint="local, none, or {rpc: {tracker: HOST:PORT, key: KEY}}")
-        rpc = _mapping(value["rpc"], rpc_place, ("tracker", "key"))
+        rpc = _mapping(value["rpc"], rpc_place, ("tracker", "key", "emulated"))
         for key in ("tracker", "key"):
             if key not in rpc:
                 raise rpc_place.error(f"no {key}", hint="{tracker: HOST:PORT, key: KEY}")
@@ -189,7 +191,10 @@ def _measure(value: Value, place: Place) -> Measure:
             raise rpc_place.at("key").error(
                 f"{shown(key)} is no RPC key", hint="1 to 100 characters, none of them a space"
             )
-        return RpcMeasure(tracker=tracker, key=key)
+        emulated = rpc.get("emulated", "false")
+        if emulated not in ("true", "false"):
+            raise rpc_place.at("emulated").error(f"expected true or false, found {_described(emulated)}")
+        return RpcMeasure(tracker=tracker, key=key, emulated=emulated == "true")
     text = _text(value, place)
     if text == "local":
         return "local"
@@ -207,16 +212,17 @@ def _budget(value: Value, place: Place) -> Budget:
     return Budget(trials=trials, minutes=minutes)
 
 
-def _hardware(target: Target, measure: Measure, this_host: Callable[[bool], Host]) -> str | None:
-    """What `measure` times on; None too where this machine cannot, which tuning will say (`why_not_local`)."""
+def _hardware(target: Target, measure: Measure, this_host: Callable[[bool], Host]) -> tuple[str | None, bool]:
+    """What `measure` times on, None too where this machine cannot, which tuning will say (`why_not_local`); and whether
+    that is emulated."""
     if isinstance(measure, RpcMeasure):
-        return measure.key
+        return measure.key, measure.emulated
     if measure == "none":
-        return None
+        return None, False
     host = this_host(target.kind == "cuda")
     if target.kind == "cuda":
-        return host.gpus[0].name if host.gpus else None
-    return host.cpu_model if host.machine == target.machine else None
+        return host.gpus[0].name if host.gpus else None, False
+    return (host.cpu_model, host.emulated) if host.machine == target.machine else (None, False)
 
 
 @contextmanager

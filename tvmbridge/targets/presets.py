@@ -82,7 +82,15 @@ def target_of_preset(text: str, host: Host | None) -> Target:
         here = host or detect_host()
         cpu = native_cpu(here)
         return Target(
-            name, cpu.kind, cpu.triple, cpu.cpu, cpu.features, here.cores, measure="local", hardware=here.cpu_model
+            name,
+            cpu.kind,
+            cpu.triple,
+            cpu.cpu,
+            cpu.features,
+            here.cores,
+            measure="local",
+            hardware=here.cpu_model,
+            emulated=here.emulated,
         )
     cpu = parse_cpu(preset, host)
     return Target(name, cpu.kind, cpu.triple, cpu.cpu, cpu.features, DEFAULT_CORES)

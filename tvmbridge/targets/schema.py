@@ -108,6 +108,11 @@ def _rpc() -> dict[str, Any]:
             "description": "HOST:PORT of the TVM RPC tracker.",
         },
         key={"type": "string", "pattern": f"^{RPC_KEY_PATTERN}$", "description": "What the device is registered as."},
+        emulated={
+            "type": "boolean",
+            "default": False,
+            "description": "Whether the devices are emulated; their records never count for real hardware.",
+        },
     )
 
 

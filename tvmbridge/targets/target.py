@@ -10,15 +10,20 @@ import msgspec
 from tvmbridge.host import Host
 from tvmbridge.targets.llvm import usable_features
 from tvmbridge.tuning.budget import Budget
+from tvmbridge.tuning.record import EMULATED
 
 Kind = Literal["x86", "arm", "cuda"]
 
 
 class RpcMeasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measure on a device that a TVM RPC tracker lends. tracker: "host:port". key: what the device is registered as."""
+    """Measure on a device that a TVM RPC tracker lends.
+
+    tracker: "host:port". key: what the device is registered as. emulated: whether the devices of that key are emulated.
+    """
 
     tracker: str
     key: str
+    emulated: bool = False
 
 
 Measure = Literal["local", "none"] | RpcMeasure
@@ -35,6 +40,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measure: where candidates are timed while tuning.
     budget: of tuning; None where the caller decides.
     hardware: what the measurements are taken on (CPU or GPU model, or the RPC key); None if nothing is measured.
+    emulated: whether that is emulated: its times are no real machine's, and never stand for one's.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measure: Measure = "none"
     budget: Budget | None = None
     hardware: str | None = None
+    emulated: bool = False
 
     @property
     def machine(self) -> str:
@@ -79,7 +86,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parts += [f"cores={self.cores}"]
         parts += [f"architectures={','.join(self.architectures)}"] if self.architectures else []
         parts += [f"hardware={json.dumps(self.hardware)}"] if self.hardware is not None else []
-        return " ".join(parts)
+        return " ".join(parts) + (EMULATED if self.emulated else "")
 
 
 def why_not_local(target: Target, host: Host) -> str | None:

@@ -200,6 +200,7 @@ def _import(line: bytes, owners: list[Kernel | None], target: Target) -> TrialRe
         tvm=_UNKNOWN,
         seed=0,
         when=now_utc(),
+        emulated=target.emulated,
     )
 
 

@@ -45,6 +45,7 @@ class TuneProgress:
     trials: measured by this run; failed: of them. known: found in the logs at the start; elsewhere: of them, those in
     other logs than the one that is written. known_kernels: kernels of which any was found.
     untuned_us, best_us: the sum over the tuned kernels of time × calls, each kernel measured alone.
+    emulated: whether all of these times were measured under emulation.
     ended: why the search ended; None before that.
     check: the final check; None before it, or where there was none. problem: why it failed.
     """
@@ -61,6 +62,7 @@ class TuneProgress:
     untuned_us: float
     best_us: float
     kernels: tuple[KernelGain, ...]
+    emulated: bool = False
     ended: str | None = None
     check: FinalCheck | None = None
     problem: str | None = None
@@ -130,6 +132,7 @@ class Progress:
             untuned_us=sum((gain.untuned_us or 0.0) * gain.calls for gain in compared),
             best_us=sum((gain.best_us or 0.0) * gain.calls for gain in compared),
             kernels=gains,
+            emulated=self._target.emulated,
         )
 
 

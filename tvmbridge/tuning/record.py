@@ -13,6 +13,7 @@ from tvmbridge.errors import LogError
 
 LOG_FORMAT = "tvmbridge-tuning-log"
 LOG_VERSION = 2
+EMULATED = " emulated"  # how the key of a target ends that is measured under emulation
 
 # Everything that msgspec raises for bytes it cannot decode: it reports broken UTF-8 and deep nesting as Python does.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -32,6 +33,8 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     final: whether it is no trial but the measurement of one of the best configs, or of the untuned choice, in the check
     that ends a tuning run: inside the network, in blocks that alternate, so that the records of one check, which share
     one `when`, compare with one another.
+    emulated: whether it was measured under emulation. The target's key says so too, which keeps such records apart from
+    those of real hardware wherever records are looked up.
     """
 
     kernel: str
@@ -45,12 +48,15 @@ class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     seed: int
     when: UtcSeconds
     final: bool = False
+    emulated: bool = False
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(time_us) and time_us > 0 for time_us in self.times_us):
             raise ValueError(f"times_us {self.times_us} are not all positive and finite")
         if bool(self.times_us) == (self.error is not None):
             raise ValueError("a trial has either times_us or an error")
+        if self.emulated != self.target.endswith(EMULATED):
+            raise ValueError(f"emulated is {self.emulated} and the target is {self.target[-80:]!r}")
 
     @property
     def median_us(self) -> float | None:
@@ -117,8 +123,9 @@ def parse_record(line: bytes, source: str, version: int = LOG_VERSION) -> TrialR
     """
     try:
         record = msgspec.json.decode(line, type=TrialRecord)
-        if record.final and version < 2:
-            raise msgspec.ValidationError("version 1 has no field `final`")
+        for name in ("final", "emulated"):
+            if version < 2 and getattr(record, name):
+                raise msgspec.ValidationError(f"version 1 has no field `{name}`")
         return record
     except _UNREADABLE as exc:
         raise LogError(

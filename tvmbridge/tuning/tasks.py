@@ -46,6 +46,7 @@ class Candidate:
             tvm=tvm.__version__,
             seed=seed,
             when=when,
+            emulated=target.emulated,
         )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
+from tvmbridge.device.tracker import why_not_rpc
 from tvmbridge.errors import TuningError, TvmBridgeError
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.host import detect_host
@@ -18,7 +19,6 @@ from tvmbridge.tuning.final_check import FinalCheck, is_due, run_final_check
 from tvmbridge.tuning.log import TuningLog
 from tvmbridge.tuning.measure import Measurer
 from tvmbridge.tuning.measure.opening import open_measurer
-from tvmbridge.tuning.measure.tracker import why_not_rpc
 from tvmbridge.tuning.progress import Progress, TuneProgress
 
 _BATCH = 16  # trials for each device that measures: what a crash may lose

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import onnx
 
 from tvmbridge.atomic_file import replacing
 from tvmbridge.bundle.dtypes import numpy_dtype, restore
 from tvmbridge.errors import InputError, OutputError, reason
 from tvmbridge.signature import ModelSignature, TensorSpec
-from tvmbridge.verify.index_limits import index_limits
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def random_inputs(
@@ -33,7 +34,11 @@ def random_samples(
     source: str | os.PathLike[str] | onnx.ModelProto | None, signature: ModelSignature, *, seed: int, count: int
 ) -> list[dict[str, np.ndarray]]:
     """`random_inputs` of `count` seeds from `seed` on; the model is read once."""
-    limits = index_limits(source, signature) if source is not None else {}
+    limits: dict[str, int] = {}
+    if source is not None:
+        from tvmbridge.verify.index_limits import index_limits  # imports onnx, which a device may lack
+
+        limits = index_limits(source, signature)
     generators = (np.random.default_rng(seed + index) for index in range(count))
     return [
         {spec.name: _draw(spec, _smaller(spec, limits), generator) for spec in signature.inputs}

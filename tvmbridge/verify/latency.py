@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tvmbridge.emulation import is_emulated
+
 _BLOCK_S = 0.2
 _SETTLE_S = 0.02
 _SETTLE_CALLS = 2
@@ -22,7 +24,7 @@ class Latency:
     """Wall-clock times of one call, microseconds: percentiles over all counted calls.
 
     reference_us: ONNX Runtime's median in the same run; ratio: the median of ours over theirs, block by block (below 1:
-    we are faster); None where nothing was compared.
+    we are faster); None where nothing was compared. emulated: whether all of it was timed under emulation.
     """
 
     calls: int
@@ -31,6 +33,7 @@ class Latency:
     p99_us: float
     reference_us: float | None = None
     ratio: float | None = None
+    emulated: bool = False
 
 
 def measure_latency(
@@ -40,11 +43,12 @@ def measure_latency(
     blocks = time_in_turns([call] if reference is None else [call, reference], seconds=seconds)
     ours = np.concatenate(blocks[0]) * 1e6
     median_us, p90_us, p99_us = (float(value) for value in np.percentile(ours, (50, 90, 99)))
+    latency = Latency(len(ours), median_us, p90_us, p99_us, emulated=is_emulated())
     if reference is None:
-        return Latency(len(ours), median_us, p90_us, p99_us)
+        return latency
     theirs = np.concatenate(blocks[1]) * 1e6
     pairs = [np.median(a) / np.median(b) for a, b in zip(*blocks, strict=True)]
-    return Latency(len(ours), median_us, p90_us, p99_us, float(np.median(theirs)), float(np.median(pairs)))
+    return dataclasses.replace(latency, reference_us=float(np.median(theirs)), ratio=float(np.median(pairs)))
 
 
 def time_in_turns(

@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from tvmbridge.errors import ModelError, ReferenceUnavailable, reason
+
+if TYPE_CHECKING:
+    import onnx
 
 _FATAL_ONLY = 4  # ONNX Runtime's log level
 _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
@@ -38,7 +41,9 @@ class ReferenceSession:
         options.intra_op_num_threads = threads or 0
         self.version = f"onnxruntime {onnxruntime.__version__}"
         try:
-            model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else _path_or_bytes(Path(source))
+            model = (
+                _path_or_bytes(Path(source)) if isinstance(source, (str, os.PathLike)) else source.SerializeToString()
+            )
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its C++ exceptions share no base class; protobuf's past 2 GB neither
             raise ReferenceUnavailable(

@@ -16,24 +16,25 @@ import onnx
 from tvmbridge.bundle import Accuracy, BuiltVariant, ModelFacts, open_bundle, write_bundle
 from tvmbridge.bundle.dtypes import restore
 from tvmbridge.child import child_command, child_environment
-from tvmbridge.errors import AccuracyError, CompileError, NoVariantError, ReferenceUnavailable
+from tvmbridge.errors import AccuracyError, CompileError, DeviceError, NoVariantError, ReferenceUnavailable
 from tvmbridge.frontend import ImportedModel
 from tvmbridge.runtime import check_bundle
 from tvmbridge.signature import ModelSignature
+from tvmbridge.targets import RpcMeasure
 from tvmbridge.verify.compare import Comparison, compare_outputs, default_tolerance, merge_comparisons
+from tvmbridge.verify.elsewhere import RUN_TIMEOUT_S, Done, run_elsewhere
 from tvmbridge.verify.inputs import random_samples, write_arrays
 from tvmbridge.verify.latency import Latency
 from tvmbridge.verify.reference import ReferenceSession
 
 _RANDOM_SAMPLES = 2
-_RUN_TIMEOUT_S = 1800.0
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class VariantCheck:
-    """What one variant did on this machine.
+    """What one variant did on this machine, or on a device.
 
     accuracy, latency: None where it did not run; `unverified_because` says why.
     threads: of a call when it was timed.
@@ -65,9 +66,12 @@ def verify_variant(
 ) -> VariantCheck:
     """Check one variant before it is bundled, and time it beside ONNX Runtime for about `seconds`.
 
+    A target that is measured over RPC is run on one of its devices, and timed there alone.
+
     threads: of both while they are timed; None: as many as the target has cores.
 
-    A model that ONNX Runtime does not take, and a variant that this machine cannot run, is unverified, not wrong.
+    A model that ONNX Runtime does not take, and a variant that this machine cannot run, or for which no device can be
+    had, is unverified, not wrong.
     on_run: called when the variant is about to run. Raises ModelError where ONNX Runtime fails on the inputs.
     """
     bundle = variant.library.with_suffix(".verify.tvmb")
@@ -82,9 +86,10 @@ def verify_variant(
             seed=seed,
             seconds=seconds,
             threads=threads,
+            place=variant.target.measure if isinstance(variant.target.measure, RpcMeasure) else None,
             on_run=on_run,
         )
-    except ReferenceUnavailable as exc:
+    except (DeviceError, ReferenceUnavailable) as exc:
         return VariantCheck(variant.target.name, unverified_because=exc.message)
     finally:
         bundle.unlink(missing_ok=True)
@@ -101,25 +106,29 @@ def check_variants(
     seconds: float = 1.0,
     threads: int | None = None,
     variant: str | None = None,
+    place: RpcMeasure | None = None,
     on_run: Callable[[], None] | None = None,
 ) -> tuple[VariantCheck, ...]:
     """Run the bundle's variants, or the named one, on random data and on `inputs`; compare with ONNX Runtime.
 
-    source: the ONNX model. tolerance: None: what the outputs' dtypes allow. Raises ReferenceUnavailable where ONNX
-    Runtime does not take the model, ModelError where it fails on the inputs, ArtifactError where the bundle cannot be
-    opened or has no such variant.
+    source: the ONNX model. tolerance: None: what the outputs' dtypes allow. place: run them on a device of this key,
+    where they are timed alone: ONNX Runtime runs here. Raises ReferenceUnavailable where ONNX Runtime does not take the
+    model, ModelError where it fails on the inputs, ArtifactError where the bundle cannot be opened or has no such
+    variant, DeviceError where no device can be had.
     """
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
+        names = [each.name for each in opened.manifest.variants]
     limit = default_tolerance(signature) if tolerance is None else tolerance
-    verdicts = check_bundle(bundle)
-    if variant is not None:
-        names = [verdict.variant for verdict in verdicts]
-        verdicts = tuple(verdict for verdict in verdicts if verdict.variant == variant)
-        if not verdicts:
-            raise NoVariantError(f"{bundle} has no variant {variant!r}", hint=f"it has {', '.join(names)}")
-    runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
-    checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
+    if variant is not None and variant not in names:
+        raise NoVariantError(f"{bundle} has no variant {variant!r}", hint=f"it has {', '.join(names)}")
+    checks = {name: VariantCheck(name) for name in names if variant in (None, name)}
+    if place is None:  # a device says itself what it cannot run
+        verdicts = [verdict for verdict in check_bundle(bundle) if verdict.variant in checks]
+        checks = {v.variant: VariantCheck(v.variant, unverified_because=v.reason) for v in verdicts}
+        runnable = [verdict.variant for verdict in verdicts if verdict.level != "unsupported"]
+    else:
+        runnable = list(checks)
     if runnable:
         samples = [dict(inputs)] if inputs is not None else []  # the first one is timed too
         samples += random_samples(source, signature, seed=seed, count=_RANDOM_SAMPLES)
@@ -129,7 +138,9 @@ def check_variants(
             if on_run is not None:
                 on_run()
             timing = {"seconds": seconds, "threads": threads}
-            checks[name] = _check(bundle, name, source, signature, samples, expected, reference.version, limit, timing)
+            checks[name] = _check(
+                bundle, name, source, signature, samples, expected, reference.version, limit, timing, place
+            )
     return tuple(checks.values())
 
 
@@ -156,6 +167,7 @@ def _check(
     reference: str,
     tolerance: float,
     timing: Mapping[str, float | None],
+    place: RpcMeasure | None,
 ) -> VariantCheck:
     with tempfile.TemporaryDirectory(prefix="tvmbridge-verify-") as name:
         folder = Path(name)
@@ -166,31 +178,26 @@ def _check(
         request = {
             "bundle": str(bundle),
             "variant": variant,
-            "reference": str(_as_file(source, folder)),
             "samples": [str(folder / f"in{index}.npz") for index in range(len(samples))],
             "outputs": outputs,
             **timing,
         }
-        (folder / "request.json").write_text(json.dumps(request))
-        try:
-            done = subprocess.run(
-                child_command("tvmbridge.verify.worker", str(folder / "request.json")),
-                env=child_environment(TVMBRIDGE_CACHE=str(folder / "cache")),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_RUN_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return VariantCheck(variant, problem=f"it did not finish within {_RUN_TIMEOUT_S:g} s")
-        if done.returncode:
+        if place is not None:
+            done = run_elsewhere(place, request)
+        else:
+            ran = _run_here({**request, "reference": str(_as_file(source, folder))}, folder)
+            if ran is None:
+                return VariantCheck(variant, problem=f"it did not finish within {RUN_TIMEOUT_S:g} s")
+            done = ran
+        if done.status:
             return VariantCheck(variant, problem=f"it failed while it ran: {_ending(done)}")
+        timed = json.loads(done.said)
+        if "unsupported" in timed:
+            return VariantCheck(variant, unverified_because=timed["unsupported"])
         comparison = merge_comparisons(
             compare_outputs(reference_outputs, _read_outputs(path, signature), signature)
             for reference_outputs, path in zip(expected, outputs, strict=True)
         )
-    timed = json.loads(done.stdout)
     return VariantCheck(
         variant,
         accuracy=comparison.accuracy(reference, tolerance),
@@ -200,6 +207,24 @@ def _check(
         problem=None if comparison.passes(tolerance) else _describe(comparison, reference, tolerance),
         warnings=comparison.warnings,
     )
+
+
+def _run_here(request: Mapping[str, object], folder: Path) -> Done | None:
+    """Run it in a process of its own on this machine; None where that takes too long."""
+    (folder / "request.json").write_text(json.dumps(request))
+    try:
+        done = subprocess.run(
+            child_command("tvmbridge.verify.worker", str(folder / "request.json")),
+            env=child_environment(TVMBRIDGE_CACHE=str(folder / "cache")),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def _describe(comparison: Comparison, reference: str, tolerance: float) -> str:
@@ -225,7 +250,7 @@ def _read_outputs(path: str, signature: ModelSignature) -> dict[str, np.ndarray]
         return {spec.name: restore(arrays[f"o{index}"], spec.dtype) for index, spec in enumerate(signature.outputs)}
 
 
-def _ending(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"killed by {signal.Signals(-done.returncode).name}"
-    return done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+def _ending(done: Done) -> str:
+    if done.status < 0:
+        return f"killed by {signal.Signals(-done.status).name}"
+    return done.said.strip() or done.complained.strip().rpartition("\n")[2] or f"exit code {done.status}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import tempfile
 import time
@@ -18,6 +19,8 @@ import tvm
 from tvm import rpc
 
 from tvmbridge.codegen.compile import compile_library
+from tvmbridge.device.server import DESCRIBE
+from tvmbridge.device.tracker import borrow_device
 from tvmbridge.errors import ToolchainError, reason
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Scheduled, recorded_templates
@@ -25,7 +28,6 @@ from tvmbridge.targets import RpcMeasure, Target
 from tvmbridge.tuning.measure.operands import RandomData
 from tvmbridge.tuning.measure.reference import References
 from tvmbridge.tuning.measure.stopping import MOST_S, is_enough, is_hopeless
-from tvmbridge.tuning.measure.tracker import borrow_device
 from tvmbridge.tuning.measure.trial import MORE_LOOKS, REPEAT_US, Trial, TrialError, in_words
 
 _REPEATS_AT_ONCE = 5  # fewer decide nothing
@@ -201,6 +203,11 @@ def _why_not_fit(session: rpc.RPCSession, target: Target) -> str | None:
         machine = session.get_function("target.llvm_get_system_triple")().partition("-")[0]
         if machine != target.machine:
             return f"is {machine}, {target.name} is for {target.machine}"
+    told = _describe_itself(session)
+    if told is not None and told["emulated"] != target.emulated:
+        if target.emulated:
+            return f"is not emulated, {target.name} is: take `emulated: true` from its targets.yaml, or another key"
+        return f"is emulated, {target.name} is not: give it a key of its own, and say `emulated: true` beside that"
     threads = session.get_function("runtime.NumThreads")()
     if threads != target.cores:
         return (
@@ -208,6 +215,16 @@ def _why_not_fit(session: rpc.RPCSession, target: Target) -> str | None:
             f"start its server with TVM_NUM_THREADS={target.cores}"
         )
     return None
+
+
+def _describe_itself(session: rpc.RPCSession) -> dict[str, Any] | None:
+    """What our server says of its device; None for TVM's own, which says nothing."""
+    try:
+        describe = session.get_function(DESCRIBE)
+    except Exception:
+        return None
+    described: dict[str, Any] = json.loads(describe())
+    return described
 
 
 def _answers(session: rpc.RPCSession) -> bool:

@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
+from tvmbridge.device.tracker import count_devices, why_not_rpc
 from tvmbridge.errors import TuningError
 from tvmbridge.targets import RpcMeasure, Target
 from tvmbridge.tuning.measure.building import Built, name_candidate
 from tvmbridge.tuning.measure.forks import ForkServer, JobEnd
 from tvmbridge.tuning.measure.overlapped import Defer, Timed
-from tvmbridge.tuning.measure.tracker import count_devices, why_not_rpc
 
 CONNECT_TIMEOUT_S = 10.0
 UPLOAD_TIMEOUT_S = 20.0
@@ -139,5 +139,5 @@ class RpcTimer:
         return TuningError(
             f"{self._target.name} cannot be measured: {obstacle}",
             hint=f"the tracker: python -m tvm.exec.rpc_tracker --port {tracker.rpartition(':')[2]}; on each device: "
-            f"python -m tvmbridge.tuning.measure.device_server --tracker {tracker} --key {key}",
+            f"tvmbridge device serve --tracker {tracker} --key {key}",
         )
