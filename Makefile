@@ -21,7 +21,7 @@ test-compiler: $(READY) ## tests that need TVM's compiler
 test-slow: $(READY)     ## end to end
 	$(BIN)/python -m pytest -q -m "slow and not arm"
 
-test-arm: $(READY)      ## ARM code on an emulated board (root, some minutes at first); NOT RUN where that cannot be had
+test-arm: $(READY)      ## ARM code on an emulated board (root; a minute to set it up); NOT RUN where that cannot be had
 	$(BIN)/python scripts/arm_environment.py || test $$? = 3
 	$(BIN)/python -m pytest -q -m arm
 

@@ -1,6 +1,6 @@
 """Makes an emulated 64-bit ARM board of this machine, and runs commands on it: Debian, Python, and what a bundle needs.
 
-    python scripts/arm_environment.py                     # make it, once: some three minutes
+    python scripts/arm_environment.py                     # make it, once: about a minute
     python scripts/arm_environment.py run python3 …       # each time on a fresh copy of it
     python scripts/arm_environment.py remove
 
