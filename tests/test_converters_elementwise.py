@@ -83,6 +83,15 @@ def test_powers_take_exponents_of_any_type(base, exponent):
     np.testing.assert_array_equal(run("Pow", x, y), np.power(x, y.astype(np.int64)).astype(base))
 
 
+@pytest.mark.parametrize("exponent", [2, 3, 4])
+def test_a_small_known_power_of_floats_is_right_and_says_nothing(capfd, exponent):
+    x = np.array([-3.5, 0, -0.0, 1e-20, 1e30, np.inf, -np.inf, np.nan, 0.7], np.float32)
+    graph = one_node("Pow", np.array([exponent], np.float32), shape=(9,))
+    with np.errstate(over="ignore", under="ignore"):
+        np.testing.assert_allclose(backend.run_model(graph, [x])[0], x**np.float32(exponent), rtol=1e-6)
+    assert "Warning" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("exponent", [0, 1, 2, 13, 39])
 def test_a_known_power_of_integers_is_exact_to_the_last_bit(exponent):
     x = np.array([-3, 3, 1, -1, 2, 0], np.int64)

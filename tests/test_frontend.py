@@ -240,3 +240,13 @@ def test_the_source_is_absolute_and_a_name_that_is_no_text_is_cleaned(tmp_path, 
     imported = import_onnx(file)
     assert imported.name == "m?" and imported.name.encode()
     assert imported.source == tmp_path / file
+
+
+@pytest.mark.compiler
+def test_an_import_says_nothing_of_what_the_optimizer_leaves_alone(capfd, caplog):
+    weights = {"first": np.ones(3, np.float32), "second": np.ones(3, np.float32)}
+    node = helper.make_node("Add", ["x", "first"], ["y"], name="sum")
+    outputs = [value("y", (2, 3)), value("second", (3,))]
+    import_onnx(model([node], [value("x", (2, 3))], outputs, weights))
+    assert not caplog.records
+    assert capfd.readouterr().err == ""

@@ -14,7 +14,7 @@ from onnx import helper
 from onnx_models import FLOAT, INT64, conv_bn_relu, mlp, model, one_node, random_weight, value
 
 from tvmbridge.errors import ModelError, ModelFileError, ShapeError, UnboundValueError, UnsupportedOperatorError
-from tvmbridge.frontend import import_onnx
+from tvmbridge.frontend import converters, import_onnx
 
 
 def refused(given_model, kind, *words, **bindings):
@@ -267,19 +267,24 @@ def test_an_unsupported_operator_inside_a_branch_is_found():
 
 
 @pytest.mark.compiler
-def test_a_converter_that_fails_is_named_with_its_node():
+def test_a_converter_that_fails_is_named_with_its_node(monkeypatch):
+    def fail(_op):
+        raise ZeroDivisionError("of a converter")
+
+    monkeypatch.setitem(converters._converters(), "Relu", fail)
+    error = refused(one_node("Relu"), UnsupportedOperatorError, "Relu", "'the_node'", "of a converter")
+    assert error.operators[0].startswith("ai.onnx.Relu (op-set 17): the_node")
+
+
+@pytest.mark.compiler
+def test_an_operand_that_has_to_be_known_is_named_with_its_node_and_its_input():
     graph = model(
         [helper.make_node("ReduceSum", ["x", "axes"], ["y"], name="total")],
         [value("x", (2, 3)), value("axes", (1,), INT64)],
         [value("y", None)],
     )
-    error = refused(graph, UnsupportedOperatorError, "ReduceSum", "'total'")
-    assert error.operators[0].startswith("ai.onnx.ReduceSum (op-set 17): total")
-
-
-@pytest.mark.compiler
-def test_a_shape_known_only_at_run_time_is_refused():
-    refused(one_node("NonZero", result=INT64), UnboundValueError, "NonZero 'the_node'", "run time")
+    assert refused(graph, UnboundValueError, "ReduceSum", "'total'", "--value axes=").inputs == ("axes",)
+    assert refused(one_node("NonZero", result=INT64), UnboundValueError, "NonZero 'the_node'", "'x'").inputs == ("x",)
 
 
 @pytest.mark.compiler

@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("-k", metavar="PATTERN", help="only cases whose name this regular expression is found in")
     parser.add_argument("--operator", metavar="NAME", help="only cases whose model has this operator")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
-    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="of one case")
+    parser.add_argument("--timeout", type=float, default=180, metavar="SECONDS", help="of one case")
     parser.add_argument("--no-reference", action="store_true", help="without ONNX Runtime")
     parser.add_argument("--update-ledger", action="store_true", help="write what came out to the ledger and the docs")
     parser.add_argument("-v", "--verbose", action="store_true", help="print each case that does not pass, and why")

@@ -60,7 +60,7 @@ def run_tasks(
     *,
     on_result: Callable[[Task, Result], None],
     jobs: int = 2,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     run: Run = run_on,
 ) -> None:
     """Run all tasks, `jobs` at a time; on_result is called for each, in the order in which they end.

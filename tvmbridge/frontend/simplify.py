@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -26,7 +28,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
     try:
-        with np.errstate(all="ignore"):  # weights that overflow do so in every program
+        with np.errstate(all="ignore"), _quiet_optimizer():  # weights that overflow do so in every program
             simplified = optimizer.optimize(model)
     except Exception as exc:  # a rewrite rule or the reference evaluator may raise anything on an odd graph
         _logger.warning("%s is not simplified: %s", model.graph.name or "the model", reason(exc))
@@ -38,6 +40,18 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Loop" and len(node.input) == 1:
             node.input.append("")  # the optimizer cuts absent inputs off at the end, and onnx's inference counts on two
     return simplified
+
+
+@contextlib.contextmanager
+def _quiet_optimizer() -> Iterator[None]:
+    """Without the optimizer's warnings of what it leaves as it is, which nobody can act on."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_misread(node: onnx.NodeProto) -> bool:

@@ -12,6 +12,7 @@ from tvmbridge.frontend.converters.casts import truncate
 from tvmbridge.frontend.operator import Converter, Operator
 
 Scalar: TypeAlias = Any  # an expression of TIR
+_SMALL_POWERS = (3, 4)  # of floats: cheaper and no less exact as products, and TVM warns of such powers on stderr
 _MULTIPLIED = 64  # the largest exponent of integers that is multiplied out
 
 
@@ -58,6 +59,10 @@ def _power(op: Operator) -> relax.Expr | None:
     """Of integers to a known whole exponent exactly, but for an overflow; all else in floats, as ONNX Runtime does."""
     base, exponent = op.dtype(0), op.dtype(1)
     known = op.constant(1)
+    if base in ("float32", "float64") and known is not None and known.size == 1 and known.item() in _SMALL_POWERS:
+        shape = np.broadcast_shapes(op.shape(0), known.shape)
+        product = _repeated_product(op, op.input(0), int(known.item()))
+        return product if shape == op.shape(0) else relax.op.broadcast_to(product, shape)
     if _is_float(base) and (_is_float(exponent) or _is_small(op)):
         return None if base == exponent else relax.op.power(*_cast(op, base))
     if known is not None and not _is_float(exponent) and known.size == 1 and 0 <= known.item() <= _MULTIPLIED:
