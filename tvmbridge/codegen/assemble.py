@@ -31,30 +31,68 @@ def assemble(lowered: LoweredModel, plans: Sequence[KernelPlan]) -> tuple[tvm.IR
         else:
             module.update_func(module.get_global_var(plan.kernel.name), plan.scheduled.function)
     lifter = _WeightLifter(module, packed)
-    main = module["main"]
-    inputs = len(main.params)
-    lifted = lifter.visit_expr(main)
-    main = relax.Function([*lifted.params, *lifter.parameters], lifted.body, lifted.ret_ty, lifted.is_pure, main.attrs)
+    for variable in _callees_first(module):
+        lifter.lift(variable)
     module = lifter.builder_.get()
-    module.update_func(module.get_global_var("main"), main.with_attr("num_input", inputs))
     module = relax.transform.DeadCodeElimination()(module)
     if lifter.arrays:
         module = relax.transform.BundleModelParams("weights")(module)
     return module, tuple(lifter.arrays)
 
 
+def _callees_first(module: tvm.IRModule) -> list[tvm.ir.GlobalVar]:
+    """main and the Relax functions that it reaches, each behind those that it calls."""
+    found: dict[tvm.ir.GlobalVar, None] = {}
+
+    def reach(variable: tvm.ir.GlobalVar) -> None:
+        called: list[tvm.ir.GlobalVar] = []
+        relax.analysis.post_order_visit(
+            module[variable], lambda expr: called.append(expr) if isinstance(expr, tvm.ir.GlobalVar) else None
+        )
+        for each in called:
+            if each not in found and isinstance(module[each], relax.Function):
+                reach(each)
+        found[variable] = None
+
+    reach(module.get_global_var("main"))
+    return list(found)
+
+
 @mutator
 class _WeightLifter(PyExprMutator):
-    """Replaces each constant by a parameter; one that is used twice in the same order becomes one parameter."""
+    """Replaces each constant by a parameter; one that is used twice in the same order becomes one parameter.
+
+    A function below main takes behind its own parameters those weights that it or what it calls reads.
+    """
 
     def __init__(self, module: tvm.IRModule, packed: dict[str, KernelPlan]) -> None:
         super().__init__(module)
         self.arrays: list[np.ndarray] = []
-        self.parameters: list[relax.Var] = []
         self._packed = packed
-        self._lifted: dict[tuple[tvm.ir.GenericConst, Packing | None], relax.Var] = {}
+        self._lifted: dict[tuple[tvm.ir.GenericConst, Packing | None], int] = {}
+        self._parameters: dict[int, relax.Var] = {}  # of the function at hand, by the weight's place in `arrays`
+        self._moved: dict[tvm.ir.GlobalVar, tuple[tvm.ir.GlobalVar, list[int]]] = {}
+
+    def lift(self, variable: tvm.ir.GlobalVar) -> None:
+        """Rewrite a function whose callees are rewritten already."""
+        function = self.builder_.get()[variable]
+        self._parameters = {}
+        lifted = self.visit_expr(function)
+        read = sorted(self._parameters)
+        params = [*lifted.params, *(self._parameters[place] for place in read)]
+        made = relax.Function(params, lifted.body, lifted.ret_ty, lifted.is_pure, function.attrs)
+        if variable.name_hint == "main":
+            self.builder_.update_func(variable, made.with_attr("num_input", len(function.params)))
+        elif read:
+            self._moved[variable] = self.builder_.add_func(made, variable.name_hint), read
+        else:
+            self.builder_.update_func(variable, made)
 
     def visit_call_(self, op: relax.Call) -> relax.Expr:
+        if op.op in self._moved:
+            function, places = self._moved[op.op]
+            operands = [*(self.visit_expr(operand) for operand in op.args), *map(self._parameter, places)]
+            return relax.Call(function, operands, op.attrs, op.ty_args)
         is_kernel = getattr(op.op, "name", "") == "relax.call_tir"
         plan = self._packed.get(op.args[0].name_hint) if is_kernel else None
         if plan is None:
@@ -74,10 +112,13 @@ class _WeightLifter(PyExprMutator):
         known = (constant, packing)
         if known not in self._lifted:
             array = constant.value.numpy()
-            array = packing.pack(array) if packing else array
-            self._lifted[known] = relax.Var(
-                f"weight{len(self.arrays)}", relax.TensorType(array.shape, str(constant.value.dtype))
-            )
-            self.arrays.append(array)
-            self.parameters.append(self._lifted[known])
-        return self._lifted[known]
+            self._lifted[known] = len(self.arrays)
+            self.arrays.append(packing.pack(array) if packing else array)
+        return self._parameter(self._lifted[known])
+
+    def _parameter(self, place: int) -> relax.Var:
+        """The function's parameter for a weight."""
+        if place not in self._parameters:
+            array = self.arrays[place]
+            self._parameters[place] = relax.Var(f"weight{place}", relax.TensorType(array.shape, array.dtype.name))
+        return self._parameters[place]

@@ -16,6 +16,7 @@ from tvmbridge.frontend.converters import find_converter
 from tvmbridge.frontend.narrow_types import is_exact, rounded
 from tvmbridge.frontend.operator import CARRIERS, Operator, Tensor, Value, carrier, static_shape
 from tvmbridge.frontend.trace import control_flow, sequences, tvm_importer
+from tvmbridge.frontend.trace.bodies import Bodies, Surroundings
 from tvmbridge.frontend.trace.boundary import input_specs, output_spec, output_tensors, storage, stored, traced_input
 from tvmbridge.frontend.trace.fold import Folder
 from tvmbridge.frontend.trace.function_bodies import bind_attributes, find_body, without_absent
@@ -87,6 +88,7 @@ class _Tracer:
         self._read = {entry.name for entry in graph.output}
         collect_reads(graph.node, self._read)
         self._folder = Folder(sum(len(tensor.raw_data) for tensor in graph.initializer))
+        self._around = Surroundings()
         self._depth, self._in_bodies = 0, 0  # of the bodies around the node that is traced; nodes traced in any so far
 
     def constants(self, graph: onnx.GraphProto) -> Scope:
@@ -169,22 +171,25 @@ class _Tracer:
         if op.op_type == "Constant" and not op.domain:
             return (read_constant(op),)
 
-        def walk(body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
+        def trace_body(body: onnx.GraphProto, given: Mapping[str, Value], around: Surroundings) -> list[Value]:
             self._in_bodies += 1
             if self._in_bodies > _MOST_IN_BODIES:
                 op.refuse(f"branches and loops would unroll into more than {_MOST_IN_BODIES} nodes")
             inner = {**scope, **self.constants(body), **given}
             collect_reads(body.node, self._read)
             self._read.update(entry.name for entry in body.output)
+            before, self._around = self._around, around
             self._depth += 1
             try:
                 self.run(body.node, inner, opsets)
             finally:
                 self._depth -= 1
+                self._around = before
             return [inner[entry.name] for entry in body.output]
 
+        outer = {name: scope[name] for name in sorted(reads_of_graphs(op.node)) if name in scope}
         return (
-            control_flow.resolve(op, walk)
+            control_flow.resolve(op, Bodies(trace_body, outer, self._around))
             or sequences.resolve(op)
             or self._folder.fold(op, opsets)
             or self._converted(op, scope, opsets)

@@ -1,12 +1,11 @@
-"""If, Loop and Scan: a branch whose condition is known is taken, a loop whose trip count is known is unrolled.
+"""If, Loop and Scan: a branch whose condition is known is taken, a short loop of a known trip count is unrolled.
 
-Where only the run knows the condition of an If, both branches are computed and one is chosen.
+Where only the run knows the condition of an If, both branches are computed and one is chosen. Other loops stay loops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -14,30 +13,26 @@ from tvm import relax
 
 from tvmbridge.errors import ModelError
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, known_arrays
+from tvmbridge.frontend.trace import real_loop
+from tvmbridge.frontend.trace.bodies import Bodies
 
 _MOST_NODES = 20_000  # that a loop may unroll into
 MOST_KNOWN_BYTES = 1 << 24  # beyond it, known tensors are put together by the run
 
 
-class Walk(Protocol):
-    """Traces a body: its results, in order."""
-
-    def __call__(self, body: onnx.GraphProto, given: Mapping[str, Value]) -> list[Value]:
-        """Trace `body` with `given` for its inputs, by name."""
-
-
-def resolve(op: Operator, walk: Walk) -> tuple[Value, ...] | None:
+def resolve(op: Operator, bodies: Bodies) -> tuple[Value, ...] | None:
     """The results of If, Loop or Scan; None where it is another operator."""
     rule = {"If": _branch, "Loop": _loop, "Scan": _scan}.get(op.op_type) if not op.domain else None
-    return None if rule is None else tuple(rule(op, walk))
+    return None if rule is None else tuple(rule(op, bodies))
 
 
-def _branch(op: Operator, walk: Walk) -> list[Value]:
+def _branch(op: Operator, bodies: Bodies) -> list[Value]:
     known = op.constant(0)
     if known is not None:
         chosen = "then_branch" if bool(known.reshape(-1)[0]) else "else_branch"
-        return walk(op.attribute(chosen), {})
-    first, second = (walk(op.attribute(name), {}) for name in ("then_branch", "else_branch"))
+        return bodies(op.attribute(chosen), {})
+    first = bodies.guarded(op.tensor(0), True)(op.attribute("then_branch"), {})
+    second = bodies.guarded(op.tensor(0), False)(op.attribute("else_branch"), {})
     condition = op.input(0)
     if op.shape(0):
         condition = op.emit(relax.op.reshape(condition, ()))
@@ -60,30 +55,73 @@ def _choose(op: Operator, condition: relax.Expr, left: Value, right: Value) -> V
     op.refuse_unbound(0, "its condition, of which types or shapes depend,")
 
 
-def _loop(op: Operator, walk: Walk) -> list[Value]:
-    """Unrolled while the condition stays known; each iteration's outputs are stacked."""
+def _loop(op: Operator, bodies: Bodies) -> list[Value]:
+    """Unrolled while the condition stays known, each iteration's outputs stacked; else a loop in the program, too."""
     body: onnx.GraphProto = op.attribute("body")
-    most = op.known(0, "its trip count")
-    trips = None if most is None else int(most.reshape(-1)[0])
-    go_on = op.known(1, "its condition")
-    running = True if go_on is None else bool(go_on.reshape(-1)[0])
+    most, go_on = op.constant(0), op.constant(1)
     carried = _given(op, op.operands[2:])
+    trips = None if most is None else int(most.reshape(-1)[0])
+    if (op.has(0) and most is None) or (op.has(1) and go_on is None):
+        return _stays(op, bodies, carried, None)
+    if go_on is not None and not bool(go_on.reshape(-1)[0]):
+        trips = 0
+    if _goes_on(body):
+        if trips is None:
+            op.refuse("nothing ends it")
+        if trips * max(1, len(body.node)) > _MOST_NODES:
+            return _stays(op, bodies, carried, trips)
+    return _unrolled(op, bodies, carried, trips) or _stays(op, bodies, carried, None)
+
+
+def _unrolled(op: Operator, bodies: Bodies, carried: list[Value], trips: int | None) -> list[Value] | None:
+    """None where it is too long, or where the run computes whether it goes on."""
+    body: onnx.GraphProto = op.attribute("body")
     stacked: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
-    iteration = 0
-    if running and _goes_on(body) and (trips is None or trips * max(1, len(body.node)) > _MOST_NODES):
-        op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
+    iteration, running = 0, True
     while running and (trips is None or iteration < trips):
         if (iteration + 1) * max(1, len(body.node)) > _MOST_NODES:
-            op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
+            return None
         names = [entry.name for entry in body.input]
         values = [Tensor.known(np.array(iteration, np.int64)), Tensor.known(np.array(True)), *carried]
-        condition, *made = walk(body, dict(zip(names, values, strict=False)))
+        condition, *made = bodies(body, dict(zip(names, values, strict=False)))
         carried = made[: len(carried)]
         for results, value in zip(stacked, made[len(carried) :], strict=True):
             results.append(_tensor(op, value))
         iteration += 1
-        running = iteration != trips and _known_condition(op, condition)
+        if iteration != trips:
+            if not isinstance(condition, Tensor) or condition.array is None:
+                return None
+            running = bool(condition.array.reshape(-1)[0])
     return [*carried, *(_stack(op, results, position) for position, results in enumerate(stacked, len(carried)))]
+
+
+def _stays(op: Operator, bodies: Bodies, carried: list[Value], trips: int | None) -> list[Value]:
+    """A Loop that stays one. trips: how often it runs; None where only the run knows."""
+    body: onnx.GraphProto = op.attribute("body")
+    names = [entry.name for entry in body.input]
+    states = [_tensor(op, value) for value in carried]
+
+    def turn(inner: Bodies, index: Tensor, now: list[Tensor], outer: dict[str, Value]) -> real_loop.Turned:
+        given = dict(zip(names, [index, Tensor.known(np.array(True)), *now], strict=False))
+        condition, *made = inner(body, _seen(body, outer) | given)
+        rows = [_tensor(op, value) for value in made[len(now) :]]
+        return _tensor(op, condition), made[: len(now)], rows
+
+    if trips is not None:
+        last, rows = real_loop.count(op, bodies, trips, states, turn)
+        return [*last, *rows]
+    if len(body.output) > 1 + len(states):
+        op.known(0, "its trip count, by which its results are shaped,")
+        op.known(1, "its condition, by which its results are shaped,")
+        op.refuse("it collects as many results as the run decides")
+    limit, condition = (op.tensor(position) if op.has(position) else None for position in (0, 1))
+    return real_loop.run_while(op, bodies, limit, condition, states, turn)
+
+
+def _seen(body: onnx.GraphProto, outer: Mapping[str, Value]) -> dict[str, Value]:
+    """What a body sees of the values around it: not those whose names are its own."""
+    own = {entry.name for entry in (*body.input, *body.initializer)}
+    return {name: value for name, value in outer.items() if name not in own}
 
 
 def _goes_on(body: onnx.GraphProto) -> bool:
@@ -93,12 +131,6 @@ def _goes_on(body: onnx.GraphProto) -> bool:
     while name in made and made[name].op_type == "Identity":
         name = made[name].input[0]
     return name == body.input[1].name
-
-
-def _known_condition(op: Operator, condition: Value) -> bool:
-    if not isinstance(condition, Tensor) or condition.array is None:
-        op.refuse("whether it goes on is computed at run time")
-    return bool(condition.array.reshape(-1)[0])
 
 
 def _given(op: Operator, values: Sequence[Value | None]) -> list[Value]:
@@ -135,10 +167,10 @@ def _slice(op: Operator, tensor: Tensor, axis: int, index: int) -> Tensor:
     return Tensor(op.emit(relax.op.squeeze(part, [axis])), tensor.dtype, inputs=tensor.inputs)
 
 
-def _scan(op: Operator, walk: Walk) -> list[Value]:
+def _scan(op: Operator, bodies: Bodies) -> list[Value]:
     """Unrolled over the scanned axis. Of op-set 8, whose tensors have a batch in front, a loop for each sample."""
     if op.version < 9:
-        return _batched_scan(op, walk)
+        return _batched_scan(op, bodies)
     body: onnx.GraphProto = op.attribute("body")
     scanned = op.attribute("num_scan_inputs")
     states = len(op.operands) - scanned
@@ -146,7 +178,10 @@ def _scan(op: Operator, walk: Walk) -> list[Value]:
     axes = [axis % len(op.shape(states + k)) for k, axis in enumerate(op.attribute("scan_input_axes") or [0] * scanned)]
     backward = op.attribute("scan_input_directions") or [0] * scanned
     tensors = [op.tensor(states + k) for k in range(scanned)]
-    made = _scan_one(op, walk, body, _given(op, op.operands[:states]), tensors, axes, backward)
+    given = _given(op, op.operands[:states])
+    if tensors[0].shape[axes[0]] * max(1, len(body.node)) > _MOST_NODES:
+        return _scan_stays(op, bodies, given, tensors, axes, backward)
+    made = _scan_one(op, bodies, body, given, tensors, axes, backward)
     results = made[0]
     out_axes = op.attribute("scan_output_axes") or [0] * outputs
     out_backward = op.attribute("scan_output_directions") or [0] * outputs
@@ -157,19 +192,60 @@ def _scan(op: Operator, walk: Walk) -> list[Value]:
     return results
 
 
+def _scan_stays(
+    op: Operator, bodies: Bodies, given: list[Value], tensors: list[Tensor], axes: list[int], backward: Sequence[int]
+) -> list[Value]:
+    """A Scan that stays a loop: each iteration takes its slices by its index."""
+    body: onnx.GraphProto = op.attribute("body")
+    count = _length(op, tensors, axes)
+    names = [entry.name for entry in body.input]
+    scanned = [f"{position}\n" for position in range(len(tensors))]  # no name of a tensor has a line break
+
+    def turn(inner: Bodies, index: Tensor, now: list[Tensor], outer: dict[str, Value]) -> real_loop.Turned:
+        from_end = op.emit(relax.op.subtract(relax.const(count - 1, "int64"), index.expr))
+        parts = []
+        for name, axis, back in zip(scanned, axes, backward, strict=True):
+            tensor = _tensor(op, outer[name])
+            part = op.emit(relax.op.take(tensor.expr, from_end if back else index.expr, axis, mode="clip"))
+            parts.append(Tensor(part, tensor.dtype, inputs=tensor.inputs))
+        made = inner(body, _seen(body, outer) | dict(zip(names, [*now, *parts], strict=True)))
+        return None, made[: len(now)], [_tensor(op, value) for value in made[len(now) :]]
+
+    states = [_tensor(op, value) for value in given]
+    last, rows = real_loop.count(op, bodies.with_outer(dict(zip(scanned, tensors, strict=True))), count, states, turn)
+    out_axes = op.attribute("scan_output_axes") or [0] * len(rows)
+    out_backward = op.attribute("scan_output_directions") or [0] * len(rows)
+    return [*last, *(_laid(op, row, axis, back) for row, axis, back in zip(rows, out_axes, out_backward, strict=True))]
+
+
+def _laid(op: Operator, rows: Tensor, axis: int, backward: int) -> Tensor:
+    """Stacked results with their first axis where it belongs, and in its order."""
+    expr, rank = rows.expr, len(rows.shape)
+    if backward:
+        expr = op.emit(relax.op.flip(expr, 0))
+    if axis % rank:
+        order = [*range(1, axis % rank + 1), 0, *range(axis % rank + 1, rank)]
+        expr = op.emit(relax.op.permute_dims(expr, order))
+    return Tensor(expr, rows.dtype, inputs=rows.inputs)
+
+
+def _length(op: Operator, tensors: Sequence[Tensor], axes: Sequence[int]) -> int:
+    trips = {tensor.shape[axis] for tensor, axis in zip(tensors, axes, strict=True)}
+    if len(trips) != 1:
+        raise ModelError(f"Scan {op.name!r}: its inputs are of different lengths: {sorted(trips)}")
+    return trips.pop()
+
+
 def _scan_one(
     op: Operator,
-    walk: Walk,
+    bodies: Bodies,
     body: onnx.GraphProto,
     states: list[Value],
     tensors: list[Tensor],
     axes: list[int],
     backward: list[int],
 ) -> tuple[list[Value], list[list[Tensor]]]:
-    trips = {tensor.shape[axis] for tensor, axis in zip(tensors, axes, strict=True)}
-    if len(trips) != 1:
-        raise ModelError(f"Scan {op.name!r}: its inputs are of different lengths: {sorted(trips)}")
-    (count,) = trips
+    count = _length(op, tensors, axes)
     if count * max(1, len(body.node)) > _MOST_NODES:
         op.refuse(f"it would unroll into more than {_MOST_NODES} nodes")
     names = [entry.name for entry in body.input]
@@ -179,14 +255,14 @@ def _scan_one(
             _slice(op, tensor, axis, count - 1 - step if back else step)
             for tensor, axis, back in zip(tensors, axes, backward, strict=True)
         ]
-        made = walk(body, dict(zip(names, [*states, *parts], strict=True)))
+        made = bodies(body, dict(zip(names, [*states, *parts], strict=True)))
         states = made[: len(states)]
         for results, value in zip(collected, made[len(states) :], strict=True):
             results.append(_tensor(op, value))
     return states, collected
 
 
-def _batched_scan(op: Operator, walk: Walk) -> list[Value]:
+def _batched_scan(op: Operator, bodies: Bodies) -> list[Value]:
     if op.has(0):
         op.refuse("sequence lengths of op-set 8")
     body: onnx.GraphProto = op.attribute("body")
@@ -197,7 +273,7 @@ def _batched_scan(op: Operator, walk: Walk) -> list[Value]:
     samples = []
     for sample in range(operands[0].shape[0]):
         parts = [_slice(op, operand, 0, sample) for operand in operands]
-        last, collected = _scan_one(op, walk, body, list(parts[:states]), parts[states:], [0] * scanned, backward)
+        last, collected = _scan_one(op, bodies, body, list(parts[:states]), parts[states:], [0] * scanned, backward)
         rows = [_stack(op, results, states + k) for k, results in enumerate(collected)]
         samples.append([*(_tensor(op, state) for state in last), *rows])
     return [_stack(op, list(parts), position) for position, parts in enumerate(zip(*samples, strict=True))]
