@@ -121,3 +121,21 @@ def test_an_index_that_the_run_computes_out_of_range_reads_and_writes_nothing_ou
 def test_what_networks_gather_by_stays_plain_relax() -> None:
     graph = one_node("Gather", np.array([2, -1]), shape=(4, 5), axis=1)
     assert "R.take(" in str(import_onnx(graph).module)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_updates_of_all_places_are_combined_with_what_was_there(reduction):
+    x, updates = numbers((2, 3)), numbers((2, 3), seed=8)
+    graph, feeds = of_inputs("ScatterND", x, np.array([[0], [1]]), updates, reduction=reduction)
+    expected = {
+        "none": updates,
+        "add": x + updates,
+        "mul": x * updates,
+        "min": np.minimum(x, updates),
+        "max": np.maximum(x, updates),
+    }[reduction]
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([[0], [1]]), "x1"))
+    kept = [entry for entry in graph.graph.input if entry.name != "x1"]
+    del graph.graph.input[:]
+    graph.graph.input.extend(kept)
+    np.testing.assert_array_equal(backend.run_model(graph, [feeds["x0"], feeds["x2"]])[0], expected)

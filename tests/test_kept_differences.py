@@ -33,6 +33,7 @@ def graph(*nodes: tuple[str, str, str, str]) -> onnx.ModelProto:
         ([("Add", "x", "y", "s"), ("Sub", "x", "s", "z")], lambda: X - (X + Y)),
         ([("Add", "x", "y", "s"), ("Add", "s", "y", "t"), ("Sub", "t", "y", "z")], lambda: ((X + Y) + Y) - Y),
         ([("Sub", "x", "y", "s"), ("Sub", "x", "s", "z")], lambda: X - (X - Y)),
+        ([("Max", "x", "y", "s"), ("Sub", "s", "y", "z")], lambda: np.maximum(X, Y) - Y),
         ([("Sub", "x", "x", "z")], lambda: X - X),
         ([("Mul", "x", "y", "s"), ("Sub", "s", "s", "z")], lambda: X * Y - X * Y),
     ],
@@ -41,3 +42,11 @@ def test_a_term_that_is_added_and_taken_away_again_leaves_its_rounding(nodes, ex
     with np.errstate(all="ignore"):
         (result,) = backend.run_model(graph(*nodes), [X, Y])
         np.testing.assert_array_equal(result, expected())
+
+
+def test_what_is_chosen_and_taken_away_again_leaves_nan_of_infinities():
+    nodes = [helper.make_node("Where", ["c", "x", "y"], ["s"]), helper.make_node("Sub", ["s", "x"], ["z"])]
+    flags = np.arange(X.size) % 2 == 0
+    graph = model(nodes, [value("x", X.shape), value("y", Y.shape)], [value("z", X.shape)], {"c": flags})
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(backend.run_model(graph, [X, Y])[0], np.where(flags, X, Y) - X)

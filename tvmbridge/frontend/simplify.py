@@ -58,9 +58,14 @@ def _quiet_optimizer() -> Iterator[None]:
 
 
 def _is_misread(node: onnx.NodeProto) -> bool:
-    """Whether the optimizer drops an attribute (a batch norm's mode, how a CastLike rounds), or draws once for all."""
+    """Whether the optimizer drops an attribute (a batch norm's mode, how a CastLike rounds), or draws once for all.
+
+    Of a ScatterND to all places it takes the updates, also where they are to be added or multiplied.
+    """
     if node.op_type == "Bernoulli":
         return True
+    if node.op_type == "ScatterND":
+        return any(entry.name == "reduction" and entry.s != b"none" for entry in node.attribute)
     if node.op_type == "CastLike":
         return any(entry.name in ("saturate", "round_mode") for entry in node.attribute)
     return node.op_type == "BatchNormalization" and (

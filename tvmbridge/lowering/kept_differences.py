@@ -1,4 +1,4 @@
-"""Keeps TVM's simplifier from cancelling terms of floats: it takes (x + y) - y for x, and x - x for 0.
+"""Keeps TVM's simplifier from cancelling terms of floats: it takes (x + y) - y for x, and x - x for 0, in choices too.
 
 Floating-point addition rounds, which a program may count on ((x + 2²³) - 2²³ is a rounding), and the difference of two
 infinities is NaN. A difference at risk becomes a + b · (-1), the same number to the last bit, which LLVM makes one
@@ -19,15 +19,30 @@ def _is_float(expr: tvm.ir.Expr) -> bool:
     return str(expr.ty.dtype).startswith("float")
 
 
+def _parts(node: tvm.ir.Expr) -> list[tvm.ir.Expr]:
+    """What a sum adds up, or a choice is made among; none of anything else."""
+    if isinstance(node, (tirx.Add, tirx.Sub, tirx.Max, tirx.Min)):
+        return [node.a, node.b]
+    if isinstance(node, tirx.Select):
+        return [node.true_value, node.false_value]
+    if isinstance(node, tvm.ir.Call) and getattr(node.op, "name", "") == "tirx.if_then_else":
+        return list(node.args[1:])
+    if isinstance(node, tirx.Mul) and isinstance(node.b, tirx.FloatImm):  # a difference that was kept
+        return [node.a]
+    return []
+
+
 class _Function:
-    """One kernel, and which of its buffers are sums."""
+    """One kernel, and which of its buffers are sums or choices."""
 
     def __init__(self, function: tirx.PrimFunc) -> None:
         self._sums: dict[tvm.ir.Var, tvm.ir.Expr] = {}
         tvm_ffi.structural_walk(function.body, (tirx.BufferStore, self._note))
 
     def _note(self, store: tirx.BufferStore) -> None:
-        if isinstance(store.value, (tirx.Add, tirx.Sub)):
+        loads: list[tvm.ir.TensorLoad] = []
+        tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, loads.append))
+        if _parts(store.value) and all(load.source is not store.buffer for load in loads):  # a reduction reads itself
             self._sums[store.buffer] = store.value
 
     def terms(self, expr: tvm.ir.Expr) -> set[Any]:
@@ -38,11 +53,8 @@ class _Function:
             node = waiting.pop()
             if isinstance(node, tirx.FloatImm):
                 found.add(float(node.value))
-            elif isinstance(node, (tirx.Add, tirx.Sub)):
-                waiting += [node.a, node.b]
-            elif isinstance(node, tirx.Mul) and isinstance(node.b, tirx.FloatImm):  # a difference that was kept
-                waiting.append(node.a)
-            elif isinstance(node, tvm.ir.TensorLoad):
+            waiting += _parts(node)
+            if isinstance(node, tvm.ir.TensorLoad):
                 found.add(node.source)
                 if node.source in self._sums and node.source not in seen:
                     seen.add(node.source)

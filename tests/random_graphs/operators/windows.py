@@ -20,6 +20,8 @@ def pool(g: Graph) -> Tensor:
     if g.opset >= since and g.choices.odds(0.3):
         dilations = [g.choices.of((1, 2)) for _ in range(spatial)]
     attributes = window(g, x, kernel, dilations)
+    if str(attributes.get("auto_pad", "")).startswith("SAME"):
+        dilations = [1] * spatial  # ONNX Runtime pads by the kernel, ONNX by what it reaches
     pads = attributes.get("pads", [0])
     if max(pads) >= min(kernel):  # type: ignore[call-overload]
         raise Rejected("a window of padding only")

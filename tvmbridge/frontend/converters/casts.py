@@ -52,6 +52,12 @@ def _is_set(op: Operator, x: relax.Expr) -> relax.Expr:
     return relax.op.logical_or(unequal, op.emit(relax.op.isnan(x))) if op.dtype(0).startswith("float") else unequal
 
 
+def _same_bits(value: tvm.ir.Expr) -> tvm.ir.Expr:
+    """The uint64 of an int64's bits: TVM fails where it casts a negative constant, or reinterprets one that is 0."""
+    sign = tirx.Select(value < 0, tirx.const(2**63, "uint64"), tirx.const(0, "uint64"))
+    return tirx.bitwise_or(tirx.bitwise_and(value, tirx.const(2**63 - 1, "int64")).astype("uint64"), sign)
+
+
 def truncate(x: te.Tensor, dtype: str) -> te.Tensor:
     """Floats to integers: towards 0, and one answer for what is beyond their range."""
     wide = "int32" if np.dtype(dtype).itemsize < 4 or dtype == "int32" else "int64"
@@ -67,8 +73,8 @@ def truncate(x: te.Tensor, dtype: str) -> te.Tensor:
 
         if dtype != "uint64":
             return within(value).astype(dtype)
-        upper = within(value - tirx.const(limit, float_type)).astype("uint64") ^ tirx.const(2**63, "uint64")
-        return tirx.Select(value >= tirx.const(limit, float_type), upper, within(value).astype("uint64"))
+        lower, upper = (_same_bits(within(part)) for part in (value, value - tirx.const(limit, float_type)))
+        return tirx.Select(value >= tirx.const(limit, float_type), upper ^ tirx.const(2**63, "uint64"), lower)
 
     return te.compute(x.shape, lambda *i: truncated(x(*i)), name="cast", tag=topi.tag.ELEMWISE)
 
