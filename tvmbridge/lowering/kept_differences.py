@@ -42,7 +42,9 @@ class _Function:
     def _note(self, store: tirx.BufferStore) -> None:
         loads: list[tvm.ir.TensorLoad] = []
         tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, loads.append))
-        if _parts(store.value) and all(load.source is not store.buffer for load in loads):  # a reduction reads itself
+        if _parts(store.value) and not any(
+            load.source.same_as(store.buffer) for load in loads
+        ):  # a reduction reads itself
             self._sums[store.buffer] = store.value
 
     def terms(self, expr: tvm.ir.Expr) -> set[Any]:
