@@ -16,7 +16,7 @@ def _heads(name: str, source: str, shape: list[int]) -> list[str]:
     return [integers(f"{name}_shape", shape), split, transposed(name, f"{name}_apart", _HEADS_FIRST)]
 
 
-def _attend(op: Operator, scale: float, biases: list[str]) -> list[str]:
+def _attend(scale: float, biases: list[str]) -> list[str]:
     """From `query`, `key`, `value` of four axes, and masks to add, to `y` with the heads side by side."""
     lines = [number("scale_32", scale), "scale = CastLike (scale_32, query)", transposed("turned", "key", (0, 1, 3, 2))]
     lines += ["product = MatMul (query, turned)", "scores0 = Mul (product, scale)"]
@@ -86,6 +86,20 @@ def _causal(rows: int, total: int) -> list[str]:
     ]
 
 
+def _masked(op: Operator, position: int, batch: int, rows: int, total: int, scale: float) -> list[str]:
+    """Attention under the masks that there are: padding, whose operand is at `position`, the causal one, and `extra`."""
+    lines, biases = [], []
+    if op.has(position):
+        lines += _mask(op, position, "mask", batch, total)
+        biases.append("padding")
+    if op.attribute("unidirectional", 0):
+        lines += _causal(rows, total)
+        biases.append("causal")
+    if op.has(5):
+        biases.append("extra")
+    return [*lines, *_attend(scale, biases)]
+
+
 def _attention(op: Operator) -> str:
     """Self-attention of one input, whose product with one weight holds queries, keys and values side by side."""
     if op.attribute("do_rotary", 0) or op.attribute("past_present_share_buffer", 0):
@@ -115,16 +129,8 @@ def _attention(op: Operator) -> str:
         [f"front_{name} = Unsqueeze ({name}, front)" for name in ("key", "value")] if op.used[1:2] == (True,) else []
     )
     lines += ["present = Concat <axis = 0> (front_key, front_value)"] if op.used[1:2] == (True,) else []
-    biases = []
-    if op.has(3):
-        lines += _mask(op, 3, "mask", batch, total)
-        biases.append("padding")
-    if op.attribute("unidirectional", 0):
-        lines += _causal(rows, total)
-        biases.append("causal")
-    if op.has(5):
-        biases.append("extra")
-    lines += _attend(op, op.attribute("scale") or (widths[0] // heads) ** -0.5, biases)
+    scale = op.attribute("scale") or (widths[0] // heads) ** -0.5
+    lines += _masked(op, 3, batch, rows, total, scale)
     return body("x, weights, bias, mask, past, extra", "y, present", *lines)
 
 
@@ -159,16 +165,7 @@ def _multi_head(op: Operator) -> str:
         lines.append(joined if op.has(position) else f"{name} = Identity (new_{name})")
     if op.has(6):
         total += op.shape(6)[2]
-    biases = []
-    if op.has(4):
-        lines += _mask(op, 4, "mask", batch, total)
-        biases.append("padding")
-    if op.attribute("unidirectional", 0):
-        lines += _causal(rows, total)
-        biases.append("causal")
-    if op.has(5):
-        biases.append("extra")
-    lines += _attend(op, op.attribute("scale") or width**-0.5, biases)
+    lines += _masked(op, 4, batch, rows, total, op.attribute("scale") or width**-0.5)
     lines += ["present_key = Identity (key)", "present_value = Identity (value)"]
     inputs = "q, k, v, bias, mask, extra, past_key, past_value"
     return body(inputs, "y, present_key, present_value", *lines)

@@ -82,22 +82,18 @@ def _refuse_statistics(op: Operator) -> None:
         op.refuse("its mean or deviation is used, which ONNX Runtime gives on no CPU")
 
 
-def _skip_layer_norm(op: Operator) -> str:
-    """Layer norm of the sum of two tensors and a bias; the sum is a result too."""
-    _refuse_statistics(op)
-    added = "sum = Add (pair, bias)" if op.has(4) else "sum = Identity (pair)"
-    epsilon = float(op.attribute("epsilon", 1e-12))
-    norm = f"y = LayerNormalization <axis = -1, epsilon: float = {epsilon!r}> (sum, scale, offset)"
-    return body("x, skip, scale, offset, bias", "y, mean, deviation, sum", "pair = Add (x, skip)", added, norm)
+def _skip_norm(norm: str, parameters: str) -> Writer:
+    """A norm of the sum of two tensors and a bias; the sum is a result too. parameters: the norm's, by name."""
+    bias = 2 + len(parameters.split(", "))
 
+    def write(op: Operator) -> str:
+        _refuse_statistics(op)
+        added = "sum = Add (pair, bias)" if op.has(bias) else "sum = Identity (pair)"
+        epsilon = float(op.attribute("epsilon", 1e-12))
+        last = f"y = {norm} <axis = -1, epsilon: float = {epsilon!r}> (sum, {parameters})"
+        return body(f"x, skip, {parameters}, bias", "y, mean, deviation, sum", "pair = Add (x, skip)", added, last)
 
-def _skip_rms_norm(op: Operator) -> str:
-    """The same with the norm of the root mean square."""
-    _refuse_statistics(op)
-    added = "sum = Add (pair, bias)" if op.has(3) else "sum = Identity (pair)"
-    epsilon = float(op.attribute("epsilon", 1e-12))
-    norm = f"y = RMSNormalization <axis = -1, epsilon: float = {epsilon!r}> (sum, scale)"
-    return body("x, skip, scale, bias", "y, mean, deviation, sum", "pair = Add (x, skip)", added, norm)
+    return write
 
 
 def _embedding(op: Operator) -> str:
@@ -157,8 +153,8 @@ BODIES: dict[str, Writer] = {
     "Pad": _pad,
     "QuickGelu": _quick_gelu,
     "Range": _range,
-    "SkipLayerNormalization": _skip_layer_norm,
-    "SkipSimplifiedLayerNormalization": _skip_rms_norm,
+    "SkipLayerNormalization": _skip_norm("LayerNormalization", "scale, offset"),
+    "SkipSimplifiedLayerNormalization": _skip_norm("RMSNormalization", "scale"),
     "TransposeMatMul": _matmul,
     "Trilu": _trilu,
 }
