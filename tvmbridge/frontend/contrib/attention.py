@@ -87,7 +87,7 @@ def _causal(rows: int, total: int) -> list[str]:
 
 
 def _masked(op: Operator, position: int, batch: int, rows: int, total: int, scale: float) -> list[str]:
-    """Attention under the masks that there are: padding, whose operand is at `position`, the causal one, and `extra`."""
+    """Attention under the masks that there are: of padding (the operand at `position`), the causal one, `extra`."""
     lines, biases = [], []
     if op.has(position):
         lines += _mask(op, position, "mask", batch, total)
