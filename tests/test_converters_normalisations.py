@@ -131,6 +131,16 @@ def test_mean_variance_norms_agree(axes: list[int] | None) -> None:
     assert_node("MeanVarianceNormalization", [x], opset=13, expected=[right], tolerance=1e-4, **attributes)
 
 
+def test_data_that_hardly_vary_are_normalised_too() -> None:
+    x = (1.877 + 1e-4 * np.random.default_rng(3).standard_normal((3, 5, 2, 2))).astype(np.float32)
+    exact = x.astype(np.float64)
+    exact -= exact.mean((2, 3), keepdims=True)
+    exact /= np.sqrt((exact**2).mean((2, 3), keepdims=True)) + 1e-9
+    assert_node(
+        "MeanVarianceNormalization", [x], opset=13, expected=[exact.astype(np.float32)], tolerance=1e-2, axes=[2, 3]
+    )
+
+
 @pytest.mark.parametrize("shape", [(2, 7), (2, 7, 3), (2, 7, 3, 5), (1, 7, 2, 3, 2)])
 @pytest.mark.parametrize("size", [1, 4, 5, 9])
 def test_local_responses_are_taken_over_the_channels_beside(size: int, shape: tuple[int, ...]) -> None:

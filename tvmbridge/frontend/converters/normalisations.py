@@ -17,16 +17,32 @@ def _wide(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
+def _moments(op: Operator, x: relax.Expr, axes: list[int]) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """The mean over axes, x - mean, and the variance, which is never below 0 as it is the mean of squares."""
+    mean = op.emit(relax.op.mean(x, axes, keepdims=True))
+    distance = op.emit(relax.op.subtract(x, mean))
+    variance = op.emit(relax.op.mean(op.emit(relax.op.multiply(distance, distance)), axes, keepdims=True))
+    return mean, distance, variance
+
+
 def _standardise(
     op: Operator, x: relax.Expr, axes: list[int], epsilon: float
 ) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
     """(x - mean) / deviation over axes; the mean; 1 / deviation."""
-    mean = op.emit(relax.op.mean(x, axes, keepdims=True))
-    distance = op.emit(relax.op.subtract(x, mean))
-    variance = op.emit(relax.op.mean(op.emit(relax.op.multiply(distance, distance)), axes, keepdims=True))
+    mean, distance, variance = _moments(op, x, axes)
     enlarged = op.emit(relax.op.add(variance, relax.const(epsilon, str(x.ty.dtype))))
     inverse = op.emit(relax.op.divide(relax.const(1, str(x.ty.dtype)), op.emit(relax.op.sqrt(enlarged))))
     return op.emit(relax.op.multiply(distance, inverse)), mean, inverse
+
+
+def _mean_variance_norm(op: Operator) -> relax.Expr:
+    """ONNX's own nodes subtract two sums of squares, whose difference may be below 0 where the data hardly vary."""
+    dtype = op.dtype(0)
+    rank = len(op.shape(0))
+    axes = sorted({axis % rank for axis in op.attribute("axes", (0, 2, 3))})
+    _, distance, variance = _moments(op, cast(op, op.input(0), _wide(dtype)), axes)
+    deviation = op.emit(relax.op.add(op.emit(relax.op.sqrt(variance)), relax.const(1e-9, _wide(dtype))))
+    return cast(op, op.emit(relax.op.divide(distance, deviation)), dtype)
 
 
 def _instance_norm(op: Operator) -> relax.Expr:
@@ -181,5 +197,6 @@ CONVERTERS: dict[str, Converter] = {
     "LRN": _local_response_norm,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,
+    "MeanVarianceNormalization": _mean_variance_norm,
     "Softmax": _softmax,
 }
