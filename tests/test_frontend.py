@@ -257,3 +257,14 @@ def test_a_pad_of_an_old_op_set_may_have_a_value_that_its_mode_does_not_use():
     node = helper.make_node("Pad", ["x"], ["y"], mode="edge", pads=[0, 1, 1, 0], value=3.0)
     graph = model([node], [value("x", (2, 3))], [value("y", (3, 4))], opset=8)
     assert import_onnx(graph).signature.outputs[0].shape == (3, 4)
+
+
+@pytest.mark.compiler
+def test_a_value_that_the_optimizer_loses_is_kept():
+    nodes = [helper.make_node(kind, ["x"], [kind]) for kind in ("Softmax", "LogSoftmax")]  # of op-set 9: Flatten, twice
+    nodes.append(helper.make_node("Reshape", ["LogSoftmax", "shape"], ["y"]))
+    outputs = [value("Softmax", (5, 2, 3)), value("y", (1, 1, 2, 15))]
+    graph = model(nodes, [value("x", (5, 2, 3))], outputs, {"shape": np.array([1, 1, 2, 15])}, opset=9)
+    for node in graph.graph.node[:2]:
+        node.attribute.append(helper.make_attribute("axis", 0))
+    assert [spec.shape for spec in import_onnx(graph).signature.outputs] == [(5, 2, 3), (1, 1, 2, 15)]

@@ -11,7 +11,7 @@ import onnx
 
 from tvmbridge.errors import reason
 from tvmbridge.frontend.sizes import makes_large_constants
-from tvmbridge.frontend.walk import nodes, opset
+from tvmbridge.frontend.walk import graphs, nodes, opset
 
 _ALLOWZERO = 14  # the op-set from which on Reshape has that attribute
 _logger = logging.getLogger(__name__)
@@ -37,12 +37,25 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     if names != [entry.name for entry in (*simplified.graph.input, *simplified.graph.output)]:
         _logger.warning("%s is not simplified: its inputs or outputs would change", model.graph.name or "the model")
         return model
+    if not _is_whole(simplified):
+        _logger.info("%s is not simplified: the optimizer loses a value", model.graph.name or "the model")
+        return model
     for node in nodes(simplified):
         if node.op_type == "Loop" and len(node.input) == 1:
             node.input.append("")  # the optimizer cuts absent inputs off at the end, and onnx's inference counts on two
         if node.op_type == "Reshape" and not node.domain and (opset(simplified) or 1) < _ALLOWZERO:
             del node.attribute[:]  # the optimizer writes the attribute down for any op-set
     return simplified
+
+
+def _is_whole(model: onnx.ModelProto) -> bool:
+    """Whether something makes whatever is read: of two equal constants that it makes, the optimizer may lose both."""
+    made = {""}
+    for graph in graphs(model):
+        made.update(entry.name for entry in (*graph.input, *graph.initializer))
+        made.update(entry.values.name for entry in graph.sparse_initializer)
+    made.update(name for node in nodes(model) for name in node.output)
+    return all(name in made for node in nodes(model) for name in node.input)
 
 
 @contextlib.contextmanager
