@@ -27,6 +27,7 @@ from onnx_models import (
     with_function,
 )
 
+from tvmbridge import backend
 from tvmbridge.frontend import ImportedModel, import_onnx
 from tvmbridge.verify import random_inputs
 
@@ -268,3 +269,22 @@ def test_a_value_that_the_optimizer_loses_is_kept():
     for node in graph.graph.node[:2]:
         node.attribute.append(helper.make_attribute("axis", 0))
     assert [spec.shape for spec in import_onnx(graph).signature.outputs] == [(5, 2, 3), (1, 1, 2, 15)]
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE])
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "expected"),
+    [
+        ("Pad", {"pads": [0, 1, 1, 0], "value": 0.5}, [[0.5, 1, 2, 3], [0.5, -4, 5, 6], [0.5, 0.5, 0.5, 0.5]]),
+        ("Pad", {"pads": [0, 1, 0, 0]}, [[0, 1, 2, 3], [0, -4, 5, 6]]),
+        ("Clip", {"min": -1.5, "max": 4.25}, [[1, 2, 3], [-1.5, 4.25, 4.25]]),
+        ("Clip", {"min": 2.0}, [[2, 2, 3], [2, 5, 6]]),
+    ],
+)
+def test_numbers_of_old_op_sets_take_the_type_of_the_data(op_type, attributes, expected, dtype):
+    shape = np.shape(expected)
+    node = helper.make_node(op_type, ["x"], ["y"], **attributes)
+    graph = model([node], [value("x", (2, 3), dtype)], [value("y", shape, dtype)], opset=8)
+    x = np.array([[1, 2, 3], [-4, 5, 6]], helper.tensor_dtype_to_np_dtype(dtype))
+    np.testing.assert_array_equal(backend.run_model(graph, [x])[0], np.array(expected, x.dtype))

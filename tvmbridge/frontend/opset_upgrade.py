@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 
 from tvmbridge.errors import UnsupportedOperatorError, reason
@@ -44,7 +46,7 @@ def upgrade_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if version < _NEW_FORMS:
         _keep_resizes(upgraded)
-        _settle_fillers(upgraded)
+        _settle_constants(upgraded)
     for graph in graphs(upgraded):
         _flatten_hardmax(graph)
     return upgraded
@@ -58,22 +60,33 @@ def _keep_resizes(upgraded: onnx.ModelProto) -> None:
                 node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
-def _settle_fillers(upgraded: onnx.ModelProto) -> None:
-    """Leave what Pad fills with out where it is 0: onnx writes it down in float32, whatever is padded.
+def _settle_constants(upgraded: onnx.ModelProto) -> None:
+    """Give what Pad fills with, and the limits of Clip, the type of the data: onnx writes them down in float32.
 
     Of a Pad whose mode fills with no constant, onnx also leaves the attribute in place.
     """
+    inferred = onnx.shape_inference.infer_shapes(upgraded)
+    types = {tensor.name: tensor.data_type for graph in graphs(inferred) for tensor in graph.initializer}
+    for graph in graphs(inferred):
+        types.update({e.name: e.type.tensor_type.elem_type for e in (*graph.input, *graph.output, *graph.value_info)})
     for graph in graphs(upgraded):
-        values = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+        constants = {node.output[0]: node.attribute[0] for node in graph.node if node.op_type == "Constant"}
         for node in graph.node:
-            if node.op_type != "Pad":
-                continue
-            kept = [entry for entry in node.attribute if entry.name != "value"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            filler = values.get(node.input[2]) if len(node.input) == 3 else None
-            if filler is not None and not onnx.numpy_helper.to_array(filler).any():
-                del node.input[2]
+            if node.op_type == "Pad":
+                kept = [entry for entry in node.attribute if entry.name != "value"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+            if node.op_type in ("Clip", "Pad"):
+                for name in node.input[1 if node.op_type == "Clip" else 2 :]:
+                    if name in constants and types.get(node.input[0], 0):
+                        _retype(constants[name].t, types[node.input[0]])
+
+
+def _retype(tensor: onnx.TensorProto, number: int) -> None:
+    if tensor.data_type != number:
+        array = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):  # a limit beyond the type's range is none
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(number))))
 
 
 def _flatten_hardmax(graph: onnx.GraphProto) -> None:
