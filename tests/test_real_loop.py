@@ -14,7 +14,7 @@ from onnx import helper
 from onnx_models import BOOL, FLOAT, INT64, model, random_weight, value
 
 import tvmbridge
-from tvmbridge.errors import ModelError, UnboundValueError, UnsupportedOperatorError
+from tvmbridge.errors import ModelError, UnboundValueError
 from tvmbridge.frontend import import_onnx
 from tvmbridge.lowering import lower
 from tvmbridge.targets import parse_preset
@@ -334,13 +334,14 @@ def test_what_the_number_of_iterations_shapes_has_to_be_known():
     assert caught.value.inputs == ("n",)
 
 
-def test_a_state_that_grows_is_refused():
+def test_a_loop_whose_state_grows_asks_for_its_trip_count_and_is_unrolled():
     steps = body([node("Concat", "v v", "w", axis=0)], [value("v", None)], [value("w", None)])
     proto = model(
         [node("Loop", "n - x", "y", body=steps)], [value("n", (), INT64), value("x", (2,))], [value("y", None)]
     )
-    with pytest.raises(UnsupportedOperatorError, match=r"its state 0 is float32\[2\] before and float32\[4\] after"):
+    with pytest.raises(UnboundValueError, match=r"its state 0 is float32\[2\] before and float32\[4\] after"):
         import_onnx(proto)
+    assert import_onnx(proto, values={"n": 3}).signature.outputs[0].shape == (16,)
 
 
 def test_what_changes_by_iteration_decides_no_shape():
@@ -356,14 +357,14 @@ def test_what_changes_by_iteration_decides_no_shape():
         import_onnx(proto)
 
 
-def test_loops_deep_in_each_other_are_refused():
+def test_loops_deep_in_each_other_ask_for_their_trip_count():
     nodes = [node("Neg", "v0", "w0")]
     for level in range(6):
         inner = body(nodes, [value(f"v{level}", (2,))], [value(f"w{level}", (2,))], level=str(level))
         outer = f"v{level + 1}" if level < 5 else "x"
         nodes = [node("Loop", f"n - {outer}", f"w{level + 1}", body=inner)]
     proto = model(nodes, [value("n", (), INT64), value("x", (2,))], [value("w6", (2,))])
-    with pytest.raises(UnsupportedOperatorError, match="more than 4 loops in each other"):
+    with pytest.raises(UnboundValueError, match="more than 4 loops in each other"):
         import_onnx(proto)
 
 

@@ -75,7 +75,8 @@ class Worker:
         ready, _, _ = select.select([process.stdout], [], [], _TIMEOUT_S)
         line = process.stdout.readline() if ready else ""
         if line:
-            return Verdict(**json.loads(line))
+            fields = json.loads(line)
+            return Verdict(fields["kind"], fields["why"], tuple(fields["operators"]))
         why = f"crash: {_ending(process.wait())}" if ready else f"no answer within {_TIMEOUT_S:g} s"
         self.close()
         return Verdict(FAILURE, why)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from tvm import relax
 
-from tvmbridge.errors import ModelError
+from tvmbridge.errors import ModelError, UnsupportedOperatorError
 from tvmbridge.frontend.operator import Missing, Operator, Tensor, TensorSequence, Value, known_arrays
 from tvmbridge.frontend.trace import real_loop
 from tvmbridge.frontend.trace.bodies import Bodies
@@ -96,7 +96,19 @@ def _unrolled(op: Operator, bodies: Bodies, carried: list[Value], trips: int | N
 
 
 def _stays(op: Operator, bodies: Bodies, carried: list[Value], trips: int | None) -> list[Value]:
-    """A Loop that stays one. trips: how often it runs; None where only the run knows."""
+    """A Loop that stays one. trips: how often it runs; None where only the run knows.
+
+    One that cannot stay, as its states change their shape or are sequences, asks for what would let it be unrolled.
+    """
+    try:
+        return _kept(op, bodies, carried, trips)
+    except UnsupportedOperatorError as exc:
+        op.known(0, f"its trip count, to unroll what cannot stay a loop ({exc.message}),")
+        op.known(1, f"its condition, to unroll what cannot stay a loop ({exc.message}),")
+        raise
+
+
+def _kept(op: Operator, bodies: Bodies, carried: list[Value], trips: int | None) -> list[Value]:
     body: onnx.GraphProto = op.attribute("body")
     names = [entry.name for entry in body.input]
     states = [_tensor(op, value) for value in carried]
@@ -111,8 +123,6 @@ def _stays(op: Operator, bodies: Bodies, carried: list[Value], trips: int | None
         last, rows = real_loop.count(op, bodies, trips, states, turn)
         return [*last, *rows]
     if len(body.output) > 1 + len(states):
-        op.known(0, "its trip count, by which its results are shaped,")
-        op.known(1, "its condition, by which its results are shaped,")
         op.refuse("it collects as many results as the run decides")
     limit, condition = (op.tensor(position) if op.has(position) else None for position in (0, 1))
     return real_loop.run_while(op, bodies, limit, condition, states, turn)
