@@ -99,6 +99,14 @@ def test_pads_that_follow_from_the_extents_say_how_many_windows_there_are(op_typ
         assert_as(by_onnx_runtime(graph, x), graph, x)
 
 
+@pytest.mark.parametrize("attributes", [None, {"kernel_shape": [9, 8]}])
+def test_norms_of_halves_do_not_overflow(attributes: dict[str, object] | None) -> None:
+    x = np.full((1, 2, 9, 8), 60, np.float16)
+    for p in (2, 3):
+        graph = pool("GlobalLpPool", x, p=p) if attributes is None else pool("LpPool", x, p=p, **attributes)
+        np.testing.assert_allclose(backend.run_model(graph, [x])[0].ravel(), [60 * 72 ** (1 / p)] * 2, rtol=1e-3)
+
+
 def test_a_dilated_window_is_padded_by_its_reach() -> None:
     x = drawn((1, 3, 10, 7))
     graph = pool("AveragePool", x, auto_pad="SAME_UPPER", kernel_shape=[3, 3], strides=[3, 2], dilations=[2, 2])

@@ -36,7 +36,7 @@ def _is_open(node: onnx.NodeProto) -> bool:
 def _settle_all(model: onnx.ModelProto, inferred: onnx.ModelProto) -> bool:
     shapes = {}
     for graph in graphs(inferred):
-        for entry in (*graph.input, *graph.value_info):
+        for entry in (*graph.input, *graph.value_info, *graph.output):
             shapes[entry.name] = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
     changed = False
     for node in nodes(model):

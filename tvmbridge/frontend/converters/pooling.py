@@ -15,6 +15,7 @@ import tvm
 from tvm import relax, te, tirx
 
 from tvmbridge.frontend.converters.convolutions import Window, find_window
+from tvmbridge.frontend.converters.reductions import cast
 from tvmbridge.frontend.operator import Converter, Operator
 
 _MAX = {1: relax.op.nn.max_pool1d, 2: relax.op.nn.max_pool2d, 3: relax.op.nn.max_pool3d}
@@ -118,27 +119,36 @@ def _raised(op: Operator, x: relax.Expr, power: float) -> relax.Expr:
         for _ in range(round(power) - 1):
             made = op.emit(relax.op.multiply(made, x))
         return made
-    return op.emit(relax.op.power(x, op.const(power)))
+    return op.emit(relax.op.power(x, relax.const(power, str(x.ty.dtype))))
 
 
 def _root(op: Operator, x: relax.Expr, power: float) -> relax.Expr:
     if power == 1:
         return x
-    return op.emit(relax.op.sqrt(x)) if power == 2 else op.emit(relax.op.power(x, op.const(1 / power)))
+    return (
+        op.emit(relax.op.sqrt(x)) if power == 2 else op.emit(relax.op.power(x, relax.const(1 / power, str(x.ty.dtype))))
+    )
 
 
 def _lp_pool(op: Operator) -> relax.Expr:
     _, window = _find_windows(op)
     power = op.attribute("p", 2)
-    x = _raised(op, op.emit(relax.op.abs(op.input(0))), power)
+    x = _raised(op, _magnitudes(op), power)
     mean = op.emit(_pool(_AVERAGE[len(window.given)], x, window, count_include_pad=True))
-    return _root(op, op.emit(relax.op.multiply(mean, op.const(math.prod(window.kernel)))), power)
+    count = relax.const(math.prod(window.kernel), str(x.ty.dtype))
+    return cast(op, _root(op, op.emit(relax.op.multiply(mean, count)), power), op.dtype(0))
+
+
+def _magnitudes(op: Operator) -> relax.Expr:
+    """Absolute values; those of float16 in float32, as their powers soon go beyond its range."""
+    wide = "float32" if op.dtype(0) == "float16" else op.dtype(0)
+    return op.emit(relax.op.abs(cast(op, op.input(0), wide)))
 
 
 def _global_lp_pool(op: Operator) -> relax.Expr:
     power, axes = op.attribute("p", 2), list(range(2, len(op.shape(0))))
-    x = _raised(op, op.emit(relax.op.abs(op.input(0))), power)
-    return _root(op, op.emit(relax.op.sum(x, axes, keepdims=True)), power)
+    x = _raised(op, _magnitudes(op), power)
+    return cast(op, _root(op, op.emit(relax.op.sum(x, axes, keepdims=True)), power), op.dtype(0))
 
 
 def _max_unpool(op: Operator) -> relax.Expr:
