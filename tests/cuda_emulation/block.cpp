@@ -96,7 +96,7 @@ void BlockRunner::fiber_main() {
     const Launch& launch = *self.launch_;
     if (self.alone_) {
       for (unsigned i = 0; i < self.threads_; ++i) {
-        self.current_->index = self.fibers_[self.order_[i]].index;
+        self.current_->index = self.indices_[self.order_[i]];
         launch.kernel->run(launch.arguments);
       }
     } else {
@@ -121,8 +121,9 @@ void BlockRunner::wait(State state) {
 void BlockRunner::prepare() {
   const unsigned* size = launch_->block;
   threads_ = size[0] * size[1] * size[2];
+  indices_.resize(threads_);
   for (unsigned i = 0; i < threads_; ++i)
-    fibers_[i].index = i % size[0] | i / size[0] % size[1] << 10 | i / (size[0] * size[1]) << 20;
+    fibers_[i].index = indices_[i] = i % size[0] | i / size[0] % size[1] << 10 | i / (size[0] * size[1]) << 20;
   order_.resize(threads_);
   std::iota(order_.begin(), order_.end(), 0u);
   if (settings().order == "backward") std::reverse(order_.begin(), order_.end());
