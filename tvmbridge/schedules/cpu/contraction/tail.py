@@ -8,9 +8,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import store
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads_of, number, replace_loads, substitute
-from tvmbridge.schedules.cpu.loops.stages import Stage
+from tvmbridge.schedules.loops.emit import store
+from tvmbridge.schedules.loops.expressions import Values, loads_of, number, replace_loads, substitute
+from tvmbridge.schedules.loops.stages import Stage
 
 HEAVY = 16  # operations of a tail: from so many on it is a loop over a tile's rows instead of written out
 

@@ -1,7 +1,7 @@
 """Kernels without reductions on a CPU: whatever computes each element of its output from elements of its inputs.
 
-Such a kernel is as fast as its bytes: each piece of it (see pieces.py) is written as straight vector loops, the ragged
-end of an axis by a last vector that overlaps the one before it. Tasks get equal shares of every piece.
+Such a kernel is as fast as its bytes: each piece of it (see reading/pieces.py) is written as straight vector loops,
+the ragged end of an axis by a last vector that overlaps the one before it. Tasks get equal shares of every piece.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import tvm_ffi
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import operations
-from tvmbridge.schedules.cpu.loops.emit import scratch, sequence, with_body
-from tvmbridge.schedules.cpu.loops.expressions import chooses, loads, loads_of
-from tvmbridge.schedules.cpu.loops.stages import Stage, inline, read_stages, reads, written_out
-from tvmbridge.schedules.cpu.map.pieces import can_be_pieces
 from tvmbridge.schedules.cpu.map.writing import write_maps
+from tvmbridge.schedules.loops.costs import operations
+from tvmbridge.schedules.loops.emit import scratch, sequence, with_body
+from tvmbridge.schedules.loops.expressions import chooses, loads, loads_of
+from tvmbridge.schedules.loops.stages import Stage, inline, read_stages, reads, written_out
+from tvmbridge.schedules.reading.pieces import can_be_pieces
 from tvmbridge.targets import Target
 
 _CHEAP = 12  # operations of an element: a dearer one is kept for its readers, and vectors of it fill the registers

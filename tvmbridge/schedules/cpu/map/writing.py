@@ -9,14 +9,14 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS, operations, worth_threads
-from tvmbridge.schedules.cpu.loops.emit import parallel, sequence
-from tvmbridge.schedules.cpu.loops.expressions import is_float, loads
-from tvmbridge.schedules.cpu.loops.indices import offset
-from tvmbridge.schedules.cpu.loops.stages import Stage
-from tvmbridge.schedules.cpu.loops.tiling import lanes_of
-from tvmbridge.schedules.cpu.map.pieces import Piece, read_pieces
 from tvmbridge.schedules.cpu.map.sweep import sweep
+from tvmbridge.schedules.loops.costs import VECTOR_NS, operations, worth_threads
+from tvmbridge.schedules.loops.emit import parallel, sequence
+from tvmbridge.schedules.loops.expressions import is_float, loads
+from tvmbridge.schedules.loops.indices import offset
+from tvmbridge.schedules.loops.stages import Stage
+from tvmbridge.schedules.loops.tiling import lanes_of
+from tvmbridge.schedules.reading.pieces import Piece, read_pieces
 from tvmbridge.targets import Target
 
 _BYTES_PER_NS = 20  # what one core moves between its caches

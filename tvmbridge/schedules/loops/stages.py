@@ -15,7 +15,7 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
-from tvmbridge.schedules.cpu.loops.expressions import (
+from tvmbridge.schedules.loops.expressions import (
     Values,
     constant,
     loads_of,

@@ -15,9 +15,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import chooses, constant, is_choice, loads, loads_of, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import Linear, sum_over
-from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, inline, read_stages
+from tvmbridge.schedules.loops.expressions import chooses, constant, is_choice, loads, loads_of, number, substitute
+from tvmbridge.schedules.loops.indices import Linear, sum_over
+from tvmbridge.schedules.loops.stages import Axis, Stage, inline, read_stages
 
 
 @dataclasses.dataclass(frozen=True)

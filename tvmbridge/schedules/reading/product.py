@@ -14,9 +14,9 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules.cpu.loops.expressions import chooses, constant, loads, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import offset, step
-from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, inline, read_stages, reads
+from tvmbridge.schedules.loops.expressions import chooses, constant, loads, number, substitute
+from tvmbridge.schedules.loops.indices import offset, step
+from tvmbridge.schedules.loops.stages import Axis, Stage, inline, read_stages, reads
 
 _FEW_ROWS = 6  # below so many an axis is fused with the next one, even where that costs a division a row
 

@@ -10,10 +10,10 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads, substitute
-from tvmbridge.schedules.cpu.loops.indices import analyzer, coordinates, flat_offset, whole
-from tvmbridge.schedules.cpu.loops.indices import step as growth
-from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.loops.expressions import Values, loads, substitute
+from tvmbridge.schedules.loops.indices import analyzer, coordinates, flat_offset, whole
+from tvmbridge.schedules.loops.indices import step as growth
+from tvmbridge.schedules.loops.stages import Axis
 
 Access = tuple[tvm.ir.Var, tuple[tvm.ir.Expr, ...]]  # (buffer, indices)
 Combine = Callable[[tvm.ir.Expr, tvm.ir.Expr], tvm.ir.Expr]

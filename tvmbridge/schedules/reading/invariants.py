@@ -8,9 +8,9 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.costs import operations
-from tvmbridge.schedules.cpu.loops.expressions import is_choice, loads, variables
-from tvmbridge.schedules.cpu.rows.steps import Step
+from tvmbridge.schedules.loops.costs import operations
+from tvmbridge.schedules.loops.expressions import is_choice, loads, variables
+from tvmbridge.schedules.reading.row_steps import Step
 
 
 def without_invariants(step: Step) -> list[Step]:

@@ -8,8 +8,8 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
-from tvmbridge.schedules.cpu.loops.expressions import Values, number
-from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.loops.expressions import Values, number
+from tvmbridge.schedules.loops.stages import Axis
 
 Body = Callable[[tvm.ir.Var], tirx.Stmt]
 

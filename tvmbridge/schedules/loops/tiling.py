@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import number
+from tvmbridge.schedules.loops.expressions import number
 from tvmbridge.targets import Target
 
 

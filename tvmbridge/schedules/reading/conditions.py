@@ -6,8 +6,8 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import is_choice
-from tvmbridge.schedules.cpu.loops.indices import Box, Linear, analyzer, at, linear, offset, range_of
+from tvmbridge.schedules.loops.expressions import is_choice
+from tvmbridge.schedules.loops.indices import Box, Linear, analyzer, at, linear, offset, range_of
 
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 

@@ -10,8 +10,8 @@ import tvm
 import tvm.sym
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import Values, number, substitute
-from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.loops.expressions import Values, number, substitute
+from tvmbridge.schedules.loops.stages import Axis
 
 # Axes with the part of each that is meant: its first place, and the one after its last.
 Box = Sequence[tuple[Axis, int, int]]

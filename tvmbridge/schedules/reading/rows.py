@@ -9,11 +9,11 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.costs import operations
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads, loads_of, number, substitute, variables
-from tvmbridge.schedules.cpu.loops.indices import linear
-from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, inline, read_stages
-from tvmbridge.schedules.cpu.rows.steps import (
+from tvmbridge.schedules.loops.costs import operations
+from tvmbridge.schedules.loops.expressions import Values, loads, loads_of, number, substitute, variables
+from tvmbridge.schedules.loops.indices import linear
+from tvmbridge.schedules.loops.stages import Axis, Stage, inline, read_stages
+from tvmbridge.schedules.reading.row_steps import (
     Combine,
     Rows,
     Step,

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import scratch, sequence, store, unrolled, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import number
-from tvmbridge.schedules.cpu.loops.tiling import cut
+from tvmbridge.schedules.loops.emit import scratch, sequence, store, unrolled, vectorized
+from tvmbridge.schedules.loops.expressions import number
+from tvmbridge.schedules.loops.tiling import cut
 
 _MOST_ROWS, _MOST_VECTORS = 14, 8
 

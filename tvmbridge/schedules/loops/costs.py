@@ -6,7 +6,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import is_float, name_of
+from tvmbridge.schedules.loops.expressions import is_float, name_of
 from tvmbridge.targets import Target
 
 THREADS_NS = 8_000  # of one core's work: for less, starting a second thread costs more than it brings

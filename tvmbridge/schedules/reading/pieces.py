@@ -15,10 +15,10 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import Values, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import Box, analyzer, at, coordinates, linear, offset, whole
-from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, stores_at_its_axes
-from tvmbridge.schedules.cpu.map.conditions import boundary, simplified
+from tvmbridge.schedules.loops.expressions import Values, number, substitute
+from tvmbridge.schedules.loops.indices import Box, analyzer, at, coordinates, linear, offset, whole
+from tvmbridge.schedules.loops.stages import Axis, Stage, stores_at_its_axes
+from tvmbridge.schedules.reading.conditions import boundary, simplified
 
 # A stage that falls into more is left with conditions in its loops: code grows with every piece.
 _MAX_PIECES = 64

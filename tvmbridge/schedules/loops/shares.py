@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import Body, loop, nest, span
-from tvmbridge.schedules.cpu.loops.expressions import Values, number
-from tvmbridge.schedules.cpu.loops.indices import coordinates
-from tvmbridge.schedules.cpu.loops.stages import Axis
+from tvmbridge.schedules.loops.emit import Body, loop, nest, span
+from tvmbridge.schedules.loops.expressions import Values, number
+from tvmbridge.schedules.loops.indices import coordinates
+from tvmbridge.schedules.loops.stages import Axis
 
 # (task, how many there are): whose share is to be written.
 Share = tuple[tvm.ir.Expr, int]
