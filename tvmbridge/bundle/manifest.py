@@ -99,6 +99,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unverified_because: why `accuracy` is None; None where it is not.
     latency_us: median of one call on the machine it was verified on; None where it was not measured.
     emulated: whether it was verified and measured under emulation: the latency is then no machine's.
+    precision: "float16": products multiply float16, whatever the model says; see docs/targets-yaml.md.
     """
 
     name: str
@@ -120,6 +121,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unverified_because: str | None = None
     latency_us: float | None = None
     emulated: bool = False
+    precision: Literal["float32", "float16"] = "float32"
 
 
 class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
