@@ -1,4 +1,4 @@
-"""Products of any shape on a GPU's ordinary arithmetic units: matmul, batched or not, convolutions as implicit products.
+"""Products of any shape on a GPU's ordinary arithmetic units: matmul, batched or not, and convolution as a product.
 
 `kernel.py` writes the tiles, `register_tiles.py` how a block multiplies them; here is what can be chosen, and guessed.
 """

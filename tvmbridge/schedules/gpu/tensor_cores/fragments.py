@@ -150,7 +150,7 @@ def _read(
     *,
     rows_are_places: bool,
 ) -> tirx.Stmt:
-    """Bring one fragment from shared memory into registers. Its rows are places of the left operand, terms of the right."""
+    """Bring one fragment from shared memory into registers: its rows are places, or terms of the depth."""
     layout = operand.layout
     down = SIDE * layout.row
     pointer = operand.tile.access_ptr("r", offset=layout.index(place, term), extent=number(down))
