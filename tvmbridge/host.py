@@ -345,8 +345,8 @@ def find_zig(which: Callable[[str], str | None]) -> str | None:
 def find_nvcc(which: Callable[[str], str | None], environ: Mapping[str, str]) -> str | None:
     """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it.
 
-    Then in NVIDIA's packages from PyPI, which lie together in a folder of their own beside this Python's other packages:
-    nvidia/cu13. None where there is none.
+    Then among this Python's packages, where those that NVIDIA publishes on PyPI share a folder, nvidia/cu13. None where
+    there is none.
     """
     folders = [environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]
     folders += ["/usr/local/cuda", *_packaged_toolkits()]
