@@ -54,7 +54,7 @@ def collect(folder: Path, *, python: str, toolkit: bool, part_bytes: int | None)
 
 
 def own_requirements(requirements: Sequence[str], *, toolkit: bool) -> list[str]:
-    """Of what tvmbridge declares: what it needs, and its extra `cuda`; of that CUDA's runtime alone without `toolkit`."""
+    """What tvmbridge needs, and its extra `cuda`, of what it declares; of that CUDA's runtime alone without `toolkit`."""
     from packaging.requirements import Requirement
 
     found = []
