@@ -54,7 +54,7 @@ def collect(folder: Path, *, python: str, toolkit: bool, part_bytes: int | None)
 
 
 def own_requirements(requirements: Sequence[str], *, toolkit: bool) -> list[str]:
-    """What tvmbridge needs, and its extra `cuda`, of what it declares; of that CUDA's runtime alone without `toolkit`."""
+    """Of what tvmbridge declares: what it needs, and its extra `cuda`, of which CUDA's runtime alone if not `toolkit`."""
     from packaging.requirements import Requirement
 
     found = []
