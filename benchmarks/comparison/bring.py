@@ -54,7 +54,7 @@ def collect(folder: Path, *, python: str, toolkit: bool, part_bytes: int | None)
 
 
 def own_requirements(requirements: Sequence[str], *, toolkit: bool) -> list[str]:
-    """Of what tvmbridge declares: what it needs, and its extra `cuda`, of which CUDA's runtime alone if not `toolkit`."""
+    """What tvmbridge declares that it needs, and its extra `cuda`; of that, if not `toolkit`, CUDA's runtime alone."""
     from packaging.requirements import Requirement
 
     found = []
