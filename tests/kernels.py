@@ -23,7 +23,7 @@ from tvmbridge.lowering import Kernel, LoweredModel, lower
 from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import Config, Template, fitting_templates
-from tvmbridge.schedules.cpu.loops import costs
+from tvmbridge.schedules.loops import costs
 from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import Target, parse_preset, why_not_local
 

@@ -23,9 +23,9 @@ from kernels import (
 from tvm import relax
 
 from tvmbridge.schedules import Packing
-from tvmbridge.schedules.cpu.contraction.product import read_product
-from tvmbridge.schedules.cpu.loops.expressions import number
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, within
+from tvmbridge.schedules.loops.expressions import number
+from tvmbridge.schedules.loops.tiling import Blocks, cut, within
+from tvmbridge.schedules.reading.product import read_product
 from tvmbridge.targets import parse_preset
 
 pytestmark = pytest.mark.compiler

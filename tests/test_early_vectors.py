@@ -9,8 +9,8 @@ from kernels import random_array, run_function, runnable_targets
 from tvm import tirx
 
 from tvmbridge.lowering.early_vectors import early_vectors
-from tvmbridge.schedules.cpu.loops.emit import loop, scratch, sequence, store, vectorized, with_body
-from tvmbridge.schedules.cpu.loops.expressions import number
+from tvmbridge.schedules.loops.emit import loop, scratch, sequence, store, vectorized, with_body
+from tvmbridge.schedules.loops.expressions import number
 
 pytestmark = pytest.mark.compiler
 

@@ -25,9 +25,9 @@ from test_map import KERNELS
 from tvm import relax, te, topi
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules.cpu.loops.stages import inline, read_stages
 from tvmbridge.schedules.cpu.map import TEMPLATE
-from tvmbridge.schedules.cpu.map.pieces import read_pieces
+from tvmbridge.schedules.loops.stages import inline, read_stages
+from tvmbridge.schedules.reading.pieces import read_pieces
 from tvmbridge.targets import Target, parse_preset
 
 pytestmark = pytest.mark.compiler

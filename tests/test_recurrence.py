@@ -14,8 +14,8 @@ from tvmbridge.frontend import import_onnx
 from tvmbridge.lowering import Kernel, LoweredModel, lower
 from tvmbridge.schedules import Config, Template
 from tvmbridge.schedules.cpu.default import TEMPLATE as DEFAULT
-from tvmbridge.schedules.cpu.loops import costs
 from tvmbridge.schedules.cpu.recurrence import TEMPLATE
+from tvmbridge.schedules.loops import costs
 from tvmbridge.targets import parse_preset
 from tvmbridge.verify import ReferenceSession
 

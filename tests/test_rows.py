@@ -24,7 +24,7 @@ from tvm import relax
 
 from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.schedules.cpu.rows import TEMPLATE
-from tvmbridge.schedules.cpu.rows.reading import read_rows
+from tvmbridge.schedules.reading.rows import read_rows
 from tvmbridge.targets import Target
 
 pytestmark = pytest.mark.compiler

@@ -101,20 +101,51 @@ def test_the_key_holds_what_changes_a_result_and_not_the_name_or_budget():
 
 
 def test_the_keys_of_different_targets_differ():
-    presets = ("x86", "x86-64-v4", "arm", "arm:cortex-a72", "cuda:sm_80", "cuda:sm_80,sm_90", "native")
+    presets = (
+        "x86",
+        "x86-64-v4",
+        "arm",
+        "arm:cortex-a72",
+        "cuda:sm_80",
+        "cuda:sm_80,sm_90",
+        "cuda:sm_80,float16",
+        "native",
+    )
     assert len({parse_preset(preset, host=V4_HOST).key for preset in presets}) == len(presets)
+
+
+def test_a_cuda_target_may_compute_in_float16_and_its_key_says_so():
+    plain = declare("{kind: cuda, architectures: [sm_80]}")
+    half = declare("{kind: cuda, architectures: [sm_80], precision: float16}")
+    assert (plain.precision, half.precision) == ("float32", "float16")
+    assert "precision" not in plain.key and half.key == f"{plain.key} precision=float16"
+    assert declare("{kind: cuda, architectures: [sm_80], precision: float32}") == plain
+    assert (
+        parse_preset("cuda:sm_80,float16").key == declare("{preset: 'cuda:sm_80', precision: float16}").key == half.key
+    )
 
 
 @given(
     cpu=st.sampled_from(llvm_cpus("x86_64")),
     architectures=st.sets(st.sampled_from(CUDA_ARCHITECTURES), max_size=4),
     cores=st.integers(1, 64),
+    precision=st.sampled_from(["float32", "float16"]),
     measure=st.sampled_from(["local", "none", RpcMeasure(tracker="a:1", key="k")]),
     budget=st.sampled_from([None, Budget(trials=3), Budget(minutes=0.5)]),
 )
-def test_a_target_survives_json(cpu, architectures, cores, measure, budget):
+def test_a_target_survives_json(cpu, architectures, cores, precision, measure, budget):
     target = Target(
-        "t", "x86", "x86_64-linux-gnu", cpu, ("+avx",), cores, tuple(sorted(architectures)), measure, budget, None
+        "t",
+        "x86",
+        "x86_64-linux-gnu",
+        cpu,
+        ("+avx",),
+        cores,
+        tuple(sorted(architectures)),
+        precision,
+        measure,
+        budget,
+        None,
     )
     assert msgspec.json.decode(msgspec.json.encode(target), type=Target) == target
 
@@ -262,7 +293,12 @@ def test_a_cuda_target_is_measured_on_a_gpu_that_runs_its_code():
 
 @pytest.mark.parametrize(
     ("preset", "name"),
-    [("arm:cortex-a72", "arm-cortex-a72"), ("cuda:sm_80, sm_90", "cuda-sm_80-sm_90"), ("x86-64-v3", "x86-64-v3")],
+    [
+        ("arm:cortex-a72", "arm-cortex-a72"),
+        ("cuda:sm_80, sm_90", "cuda-sm_80-sm_90"),
+        ("cuda:sm_80, float16", "cuda-sm_80-float16"),
+        ("x86-64-v3", "x86-64-v3"),
+    ],
 )
 def test_a_preset_names_its_target(preset: str, name: str):
     assert parse_preset(preset).name == name
@@ -291,6 +327,8 @@ def test_architectures_are_sorted_by_number():
         ("cuda", "for example cuda:sm_80,sm_90"),
         ("cuda:sm_81", "one of: sm_75, sm_80"),
         ("cuda:sm_80,sm_80", "named twice"),
+        ("cuda:float16", "for example cuda:sm_80,sm_90"),
+        ("cuda:float16,sm_80", "no such GPU architecture 'float16'"),
         ("cuda:sm_80,", "no such GPU architecture ''"),
     ],
 )

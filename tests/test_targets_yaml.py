@@ -68,6 +68,13 @@ def message(text: str) -> str:
             "{kind: cuda, architectures: [sm_80], host: x86-64-v5}",
             "targets.it.host: no such preset; close matches: x86-64-v",
         ),
+        (
+            "{kind: cuda, architectures: [sm_80], precision: float}",
+            "targets.it.precision: cannot be 'float'; close matches: float32, float16",
+        ),
+        ("{kind: x86, precision: float16}", "targets.it.precision: only a cuda target has one"),
+        ("{kind: arm, precision: float32}", "targets.it.precision: only a cuda target has one"),
+        ("{preset: x86-64-v3, precision: float16}", "targets.it.precision: only a cuda target has one"),
         ("{kind: x86, budget: 5}", "targets.it.budget: expected keys and values, found '5'"),
         ("{kind: x86, budget: {}}", "limits nothing"),
         ("{kind: x86, budget: {minute: 5}}", "close matches: minutes"),
@@ -157,7 +164,8 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path):
 
 WORDS = """
     version targets native preset kind x86 arm cuda cpu cores features measure rpc tracker key budget minutes trials
-    architectures sm_80 +avx2 -avx2 local none haswell host 1 -1 1.5 : - ? & * ! | > ' " # % @ ` --- ..."""
+    architectures precision float16
+    sm_80 +avx2 -avx2 local none haswell host 1 -1 1.5 : - ? & * ! | > ' " # % @ ` --- ..."""
 SYNTAX = [
     ": ",
     "\n",

@@ -171,6 +171,12 @@ def test_figures_that_are_not_finite_are_no_accuracy(reference, actual):
     assert not merged.passes()
 
 
+def test_what_is_computed_in_float16_is_held_to_less():
+    signature = ModelSignature((), (TensorSpec("y", (2,), "float32"),))
+    assert default_tolerance(signature, "float32") == 1e-3
+    assert default_tolerance(signature, "float16") == 1e-2
+
+
 @pytest.mark.parametrize(
     ("dtypes", "tolerance"),
     [

@@ -29,7 +29,6 @@ from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.progress import TuneProgress
 from tvmbridge.tuning.tune import TuneOptions, why_not_tuned
 from tvmbridge.tuning.tune import tune as tune_kernels
-from tvmbridge.verify.compare import default_tolerance
 from tvmbridge.verify.variant import VariantCheck, require_working, verify_variant
 
 if TYPE_CHECKING:
@@ -116,7 +115,8 @@ def build(
     here may spend; None: what the target itself declares, and no tuning where it declares nothing. log: the tuning log,
     read and appended to; None: no tuning. tuning: how it goes about it, and further logs to read.
     inputs: user data to verify with besides random data.
-    tolerance: of max|a-b| / max|reference| against ONNX Runtime; None: what the outputs' dtypes allow.
+    tolerance: of max|a-b| / max|reference| against ONNX Runtime; None: what the outputs' dtypes and the target's
+    precision allow.
     accept_inaccurate: names of targets that are written even if they miss it.
     seconds, threads: how long each variant is timed beside ONNX Runtime, and on how many threads; None: its cores.
 
@@ -127,9 +127,8 @@ def build(
     chosen = [parse_preset(target) if isinstance(target, str) else target for target in targets]
     _refuse_arguments(chosen, accept_inaccurate)
     _read_records(log, tuning)  # a log that cannot be used is said now, not after the first target's work
-    limit = default_tolerance(model.signature) if tolerance is None else tolerance
     accepted, say = frozenset(accept_inaccurate), on_event or _ignore
-    work = _Work(model, tune, budget, log, tuning, inputs, limit, accepted, seed, seconds, threads, say)
+    work = _Work(model, tune, budget, log, tuning, inputs, tolerance, accepted, seed, seconds, threads, say)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="tvmbridge-build-") as folder:
         for target in chosen:
@@ -203,7 +202,7 @@ class _Work:
     log: str | os.PathLike[str] | None
     options: TuneOptions
     inputs: Mapping[str, np.ndarray] | None
-    tolerance: float
+    tolerance: float | None
     accept_inaccurate: frozenset[str]
     seed: int
     seconds: float

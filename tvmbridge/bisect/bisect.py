@@ -20,6 +20,7 @@ from tvmbridge.bisect.values import ReferenceValues
 from tvmbridge.isolate import Limits
 from tvmbridge.signature import ModelSignature
 from tvmbridge.targets import Target
+from tvmbridge.verify.compare import default_tolerance
 from tvmbridge.verify.inputs import random_samples, read_inputs
 
 RUN_LIMITS = Limits(timeout_s=900.0)  # of compiling and running one part of a model
@@ -52,11 +53,14 @@ def bisect_model(
     """Build the model for a target of this machine, compare, and search what differs or fails.
 
     inputs: an .npz file to compare on; None: random data of `seed` and the next. log: tuning records that decide the
-    schedules. tolerance: of max|a-b| / max|reference| of every tensor; None: what its dtype allows. limits: of one
-    build, in a process of its own. run: what computes a model's outputs; None: compiling it.
+    schedules. tolerance: of max|a-b| / max|reference| of every tensor; None: what its dtype and the target's
+    precision allow. limits: of one build, in a process of its own. run: what computes a model's outputs; None:
+    compiling it.
     Raises ModelError children where the model cannot be read or ONNX Runtime does not take it.
     """
     graph = read_graph(source, shapes or {}, dims or {}, values or {})
+    if tolerance is None and target.precision == "float16":
+        tolerance = default_tolerance(ModelSignature((), ()), target.precision)
     compiled: Run = run or functools.partial(compile_and_run, target=target, log=log, limits=limits)
     report: BisectReport | None = None
     for feeds in _samples(graph, inputs, seed):

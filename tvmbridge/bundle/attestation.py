@@ -80,7 +80,7 @@ def render_sbom(manifest: Manifest, tools: Mapping[str, str]) -> bytes:
 
 
 def _describe_target(variant: VariantEntry) -> dict[str, Any]:
-    names = ("name", "kind", "triple", "cpu", "features", "cores", "architectures")
+    names = ("name", "kind", "triple", "cpu", "features", "cores", "architectures", "precision")
     return {name: getattr(variant, name) for name in names}
 
 

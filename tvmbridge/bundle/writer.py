@@ -131,6 +131,8 @@ def _describe_variant(variant: BuiltVariant, contents: dict[str, Content]) -> Va
         unverified_because=variant.unverified_because,
         latency_us=variant.latency_us,
         emulated=variant.emulated,
+        precision=target.precision,
+        gpu=variant.gpu.facts if variant.gpu is not None else None,
     )
 
 

@@ -71,6 +71,7 @@ def target_of_variant(entry: VariantEntry, records: bytes | None) -> Target:
         features=entry.features,
         cores=entry.cores,
         architectures=entry.architectures,
+        precision=entry.precision,
     )
     if records is None:
         return target

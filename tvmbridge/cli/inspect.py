@@ -51,7 +51,7 @@ def inspect_command(bundle: str, as_json: bool) -> int:
         rows.append(
             [
                 variant.name,
-                f"{variant.kind} {variant.cpu} {' '.join(variant.architectures)}".strip(),
+                _hardware(variant.kind, variant.cpu, *variant.architectures, precision=variant.precision),
                 str(variant.cores),
                 f"{variant.tuned_kernels} of {variant.kernels}",
                 f"{accuracy.max_relative:.1e} relative" if accuracy else "not run there",
@@ -106,7 +106,7 @@ def targets_command(targets_file: str | None, names: tuple[str, ...], as_json: b
     rows = [
         [
             target.name,
-            f"{target.kind} {' '.join(target.architectures)}".strip(),
+            _hardware(target.kind, *target.architectures, precision=target.precision),
             " ".join([target.cpu, *target.features]),
             str(target.cores),
             _show_measure(target),
@@ -150,7 +150,7 @@ def doctor_command(as_json: bool) -> int:
         return 1 if broken else 0
     emulated = ", emulated" if host.emulated else ""
     click.echo(f"{host.machine}{emulated}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
-    click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or 'none found'}")
+    click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or host.no_gpu_because}")
     print_table(["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
     rows = []
     for tool in tools:
@@ -158,6 +158,11 @@ def doctor_command(as_json: bool) -> int:
         rows.append([tool.name, here, tool.needed_for])
     print_table(["tool", "here", "needed for"], rows)
     return 1 if broken else 0
+
+
+def _hardware(*parts: str, precision: str) -> str:
+    """What code is for, in one line; that it computes in float32 goes without saying."""
+    return " ".join([*parts, *([precision] if precision != "float32" else [])])
 
 
 def _describe_tool(tool: Tool) -> dict[str, Any]:

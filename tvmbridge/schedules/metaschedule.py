@@ -12,7 +12,7 @@ from tvm.s_tir.schedule import Trace
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
+from tvmbridge.schedules.loops.differences import without_divided_differences
 from tvmbridge.schedules.trace import parse_trace, render_trace
 from tvmbridge.targets import Target
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 
@@ -24,7 +24,7 @@ from tvmbridge.targets.presets import (
     parse_cpu,
     target_of_preset,
 )
-from tvmbridge.targets.target import Kind, Measure, RpcMeasure, Target
+from tvmbridge.targets.target import Kind, Measure, Precision, RpcMeasure, Target
 from tvmbridge.targets.yaml_text import MAX_CHARACTERS, Value, parse_yaml
 from tvmbridge.tuning.budget import Budget
 
@@ -37,10 +37,10 @@ RPC_KEY_PATTERN = r"[!-~]{1,100}"
 
 _ANY_KIND = ("cores", "measure", "budget")
 KEYS: dict[str, tuple[str, ...]] = {
-    "preset": ("preset", *_ANY_KIND),
+    "preset": ("preset", "precision", *_ANY_KIND),
     "x86": ("kind", "cpu", "features", *_ANY_KIND),
     "arm": ("kind", "cpu", "features", *_ANY_KIND),
-    "cuda": ("kind", "architectures", "host", "features", *_ANY_KIND),
+    "cuda": ("kind", "architectures", "precision", "host", "features", *_ANY_KIND),
 }
 
 
@@ -120,6 +120,8 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
         )
     entry = _mapping(value, place, None)
     form = _form(entry, place)
+    if "precision" in entry and form in ("x86", "arm"):
+        raise _no_precision(place)
     _check_keys(entry, place, KEYS[form])
     if form == "preset":
         with _placed(place.at("preset")):
@@ -127,12 +129,20 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
             base = target_of_preset(preset, this_host(False) if preset.strip() == "native" else None)
     else:
         base = _target_of_kind(entry, place, this_host)
+    precision = _precision(entry["precision"], base, place) if "precision" in entry else base.precision
     cores = _whole(entry["cores"], place.at("cores"), 1, MAX_CORES) if "cores" in entry else base.cores
     measure = _measure(entry["measure"], place.at("measure")) if "measure" in entry else base.measure
     budget = _budget(entry["budget"], place.at("budget")) if "budget" in entry else None
     hardware, emulated = _hardware(base, measure, this_host)
     return msgspec.structs.replace(
-        base, name=name, cores=cores, measure=measure, budget=budget, hardware=hardware, emulated=emulated
+        base,
+        name=name,
+        cores=cores,
+        precision=precision,
+        measure=measure,
+        budget=budget,
+        hardware=hardware,
+        emulated=emulated,
     )
 
 
@@ -171,6 +181,26 @@ def _target_of_kind(entry: dict[str, Value], place: Place, this_host: Callable[[
             cpu = check_cpu_features(cpu, _texts(entry["features"], place.at("features")))
     checked: Kind = "cuda" if kind == "cuda" else cpu.kind
     return Target("", checked, cpu.triple, cpu.cpu, cpu.features, DEFAULT_CORES, architectures=architectures)
+
+
+def _precision(value: Value, base: Target, parent: Place) -> Precision:
+    if base.kind != "cuda":
+        raise _no_precision(parent)
+    place = parent.at("precision")
+    text = _text(value, place)
+    if text == "float32":
+        return "float32"
+    if text == "float16":
+        return "float16"
+    raise place.error(
+        f"cannot be {shown(text)}{close_matches(text, get_args(Precision))}", hint=" or ".join(get_args(Precision))
+    )
+
+
+def _no_precision(parent: Place) -> TargetError:
+    return parent.at("precision").error(
+        "only a cuda target has one: code for CPUs computes in the types of the model", hint="take it away"
+    )
 
 
 def _measure(value: Value, place: Place) -> Measure:

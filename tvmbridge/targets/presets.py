@@ -1,4 +1,4 @@
-"""Targets from one word: native, x86, x86:CPU, x86-64-v3, arm, arm:CPU, cuda:sm_80,sm_90."""
+"""Targets from one word: native, x86, x86:CPU, x86-64-v3, arm, arm:CPU, cuda:sm_80,sm_90, cuda:sm_80,float16."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tvmbridge.errors import TargetError
 from tvmbridge.host import Host, detect_host
+from tvmbridge.targets.gpu_architectures import GPU_ARCHITECTURES
 from tvmbridge.targets.llvm import (
     check_cpu,
     check_features,
@@ -18,13 +19,13 @@ from tvmbridge.targets.llvm import (
     shown,
     usable_features,
 )
-from tvmbridge.targets.target import Kind, Target
+from tvmbridge.targets.target import Kind, Precision, Target
 
 DEFAULT_CPU = {"x86_64": "x86-64-v3", "aarch64": "generic"}
 DEFAULT_CORES = 4
 DEFAULT_CUDA_HOST = "x86-64-v3"
-CUDA_ARCHITECTURES = tuple(f"sm_{number}" for number in (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121))
-PRESET_FORMS = "native, x86, x86:CPU, x86-64-v2, x86-64-v3, x86-64-v4, arm, arm:CPU, cuda:sm_NN[,sm_NN…]"
+CUDA_ARCHITECTURES = tuple(GPU_ARCHITECTURES)
+PRESET_FORMS = "native, x86, x86:CPU, x86-64-v2, x86-64-v3, x86-64-v4, arm, arm:CPU, cuda:sm_NN[,sm_NN…][,float16]"
 
 _MACHINES = {"x86": "x86_64", "arm": "aarch64"}
 _X86_LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
@@ -75,9 +76,20 @@ def target_of_preset(text: str, host: Host | None) -> Target:
     name = re.sub(r"\s*[:,]\s*", "-", preset)
     kind, _, rest = preset.partition(":")
     if kind == "cuda":
-        architectures = check_architectures([part.strip() for part in rest.split(",")] if rest.strip() else [])
+        parts = [part.strip() for part in rest.split(",")] if rest.strip() else []
+        precision: Precision = "float16" if parts[-1:] == ["float16"] else "float32"
+        architectures = check_architectures(parts[:-1] if precision == "float16" else parts)
         cpu = parse_cpu(DEFAULT_CUDA_HOST, host)
-        return Target(name, "cuda", cpu.triple, cpu.cpu, cpu.features, DEFAULT_CORES, architectures=architectures)
+        return Target(
+            name,
+            "cuda",
+            cpu.triple,
+            cpu.cpu,
+            cpu.features,
+            DEFAULT_CORES,
+            architectures=architectures,
+            precision=precision,
+        )
     if preset == "native":
         here = host or detect_host()
         cpu = native_cpu(here)

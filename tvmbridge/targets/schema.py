@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from tvmbridge.targets.declared import (
     FORMAT_VERSION,
@@ -15,6 +15,7 @@ from tvmbridge.targets.declared import (
 )
 from tvmbridge.targets.llvm import cpu_aliases, llvm_cpus
 from tvmbridge.targets.presets import CUDA_ARCHITECTURES, DEFAULT_CORES, DEFAULT_CPU, DEFAULT_CUDA_HOST, PRESET_FORMS
+from tvmbridge.targets.target import Precision
 
 _REQUIRED = {"preset": ["preset"], "x86": ["kind"], "arm": ["kind"], "cuda": ["kind", "architectures"]}
 
@@ -70,6 +71,11 @@ def _properties(form: str) -> dict[str, Any]:
             "minItems": 1,
             "uniqueItems": True,
             "description": "GPU architectures that get machine code.",
+        },
+        "precision": {
+            "enum": list(get_args(Precision)),
+            "default": "float32",
+            "description": "Of a cuda target. float16: products of float16, sums in float32.",
         },
         "host": {
             "type": "string",

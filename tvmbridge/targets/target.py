@@ -13,6 +13,7 @@ from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.record import EMULATED
 
 Kind = Literal["x86", "arm", "cuda"]
+Precision = Literal["float32", "float16"]
 
 
 class RpcMeasure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +38,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpu, features: LLVM's names, of that CPU code; features as "+name" or "-name", sorted.
     cores: that parallel loops are split for.
     architectures: of a cuda target: ("sm_80", "sm_90"), by number; empty for the others.
+    precision: "float32": everything is computed in the types that the model says. "float16", of cuda targets only:
+    products multiply float16 and add float32, and what lies between kernels is float16 where that is safe.
     measure: where candidates are timed while tuning.
     budget: of tuning; None where the caller decides.
     hardware: what the measurements are taken on (CPU or GPU model, or the RPC key); None if nothing is measured.
@@ -50,6 +53,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: tuple[str, ...]
     cores: int
     architectures: tuple[str, ...] = ()
+    precision: Precision = "float32"
     measure: Measure = "none"
     budget: Budget | None = None
     hardware: str | None = None
@@ -85,6 +89,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parts += [f"features={','.join(self.features)}"] if self.features else []
         parts += [f"cores={self.cores}"]
         parts += [f"architectures={','.join(self.architectures)}"] if self.architectures else []
+        parts += [f"precision={self.precision}"] if self.precision != "float32" else []
         parts += [f"hardware={json.dumps(self.hardware)}"] if self.hardware is not None else []
         return " ".join(parts) + (EMULATED if self.emulated else "")
 

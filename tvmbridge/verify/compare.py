@@ -72,12 +72,14 @@ class Comparison:
         return accuracy if all(map(math.isfinite, figures)) else None
 
 
-def default_tolerance(signature: ModelSignature) -> float:
+def default_tolerance(signature: ModelSignature, precision: str = "float32") -> float:
     """The limit of max_relative that a model is held to where nobody names one.
 
-    1e-3; 1e-2 where an output is float16, whose steps are 1e-3 of a value: a few of them add up in any network.
+    1e-3; 1e-2 where an output or what is computed (precision: of the target) is float16, whose steps are 1e-3 of a
+    value: a few of them add up in any network.
     """
-    return _FLOAT16_TOLERANCE if any(spec.dtype == "float16" for spec in signature.outputs) else TOLERANCE
+    in_float16 = precision == "float16" or any(spec.dtype == "float16" for spec in signature.outputs)
+    return _FLOAT16_TOLERANCE if in_float16 else TOLERANCE
 
 
 def compare_outputs(

@@ -111,15 +111,15 @@ def check_variants(
 ) -> tuple[VariantCheck, ...]:
     """Run the bundle's variants, or the named one, on random data and on `inputs`; compare with ONNX Runtime.
 
-    source: the ONNX model. tolerance: None: what the outputs' dtypes allow. place: run them on a device of this key,
-    where they are timed alone: ONNX Runtime runs here. Raises ReferenceUnavailable where ONNX Runtime does not take the
-    model, ModelError where it fails on the inputs, ArtifactError where the bundle cannot be opened or has no such
-    variant, DeviceError where no device can be had.
+    source: the ONNX model. tolerance: None: what the outputs' dtypes and the variant's precision allow. place: run them
+    on a device of this key, where they are timed alone: ONNX Runtime runs here. Raises ReferenceUnavailable where ONNX
+    Runtime does not take the model, ModelError where it fails on the inputs, ArtifactError where the bundle cannot be
+    opened or has no such variant, DeviceError where no device can be had.
     """
     with open_bundle(bundle) as opened:
         signature = opened.manifest.signature
-        names = [each.name for each in opened.manifest.variants]
-    limit = default_tolerance(signature) if tolerance is None else tolerance
+        precisions = {each.name: each.precision for each in opened.manifest.variants}
+    names = list(precisions)
     if variant is not None and variant not in names:
         raise NoVariantError(f"{bundle} has no variant {variant!r}", hint=f"it has {', '.join(names)}")
     checks = {name: VariantCheck(name) for name in names if variant in (None, name)}
@@ -138,6 +138,7 @@ def check_variants(
             if on_run is not None:
                 on_run()
             timing = {"seconds": seconds, "threads": threads}
+            limit = default_tolerance(signature, precisions[name]) if tolerance is None else tolerance
             checks[name] = _check(
                 bundle, name, source, signature, samples, expected, reference.version, limit, timing, place
             )

@@ -8,9 +8,9 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import FALLBACK, Config, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import worth_threads
-from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
-from tvmbridge.schedules.cpu.loops.tiling import divisors
+from tvmbridge.schedules.loops.costs import worth_threads
+from tvmbridge.schedules.loops.differences import without_divided_differences
+from tvmbridge.schedules.loops.tiling import divisors
 from tvmbridge.targets import Target
 
 _ELEMENT_NS = 0.5

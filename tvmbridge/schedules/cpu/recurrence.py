@@ -18,10 +18,10 @@ from tvm.s_tir import SBlockRealize
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Packing, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import worth_threads
-from tvmbridge.schedules.cpu.loops.emit import loop, parallel, sequence, store, unrolled, vectorized, with_body
-from tvmbridge.schedules.cpu.loops.expressions import number, substitute
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, Tiles, cut, lanes_of, within
+from tvmbridge.schedules.loops.costs import worth_threads
+from tvmbridge.schedules.loops.emit import loop, parallel, sequence, store, unrolled, vectorized, with_body
+from tvmbridge.schedules.loops.expressions import number, substitute
+from tvmbridge.schedules.loops.tiling import Blocks, Tiles, cut, lanes_of, within
 from tvmbridge.targets import Target
 
 _AXIS = "recurrence"  # annotation of the loops: what the importer says that each runs over

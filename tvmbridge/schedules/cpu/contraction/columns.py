@@ -9,12 +9,12 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.schedules import Packing
-from tvmbridge.schedules.cpu.contraction.product import Product
-from tvmbridge.schedules.cpu.loops.emit import loop, parallel, scratch, store, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, substitute
-from tvmbridge.schedules.cpu.loops.indices import depends, unravel
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import Blocks
+from tvmbridge.schedules.loops.emit import loop, parallel, scratch, store, vectorized
+from tvmbridge.schedules.loops.expressions import Values, loads, number, reload, substitute
+from tvmbridge.schedules.loops.indices import depends, unravel
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import Blocks
+from tvmbridge.schedules.reading.product import Product
 
 
 @dataclasses.dataclass(frozen=True)

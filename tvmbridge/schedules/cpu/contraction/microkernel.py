@@ -16,10 +16,8 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.schedules.cpu.contraction.columns import Columns
-from tvmbridge.schedules.cpu.contraction.product import Product
-from tvmbridge.schedules.cpu.contraction.tail import HEAVY, store_result
-from tvmbridge.schedules.cpu.loops.costs import operations
-from tvmbridge.schedules.cpu.loops.emit import (
+from tvmbridge.schedules.loops.costs import operations
+from tvmbridge.schedules.loops.emit import (
     block,
     loop,
     nest,
@@ -30,11 +28,13 @@ from tvmbridge.schedules.cpu.loops.emit import (
     unrolled,
     vectorized,
 )
-from tvmbridge.schedules.cpu.loops.expressions import Values, loads, number, reload, substitute
-from tvmbridge.schedules.cpu.loops.indices import coordinates, unravel
-from tvmbridge.schedules.cpu.loops.register_tile import RegisterTile, register_tile
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import Tiles
+from tvmbridge.schedules.loops.expressions import Values, loads, number, reload, substitute
+from tvmbridge.schedules.loops.indices import coordinates, unravel
+from tvmbridge.schedules.loops.register_tile import RegisterTile, register_tile
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tail import HEAVY, store_result
+from tvmbridge.schedules.loops.tiling import Tiles
+from tvmbridge.schedules.reading.product import Product
 
 BLOCK = 16  # elements of depth that lie together in packed rows: a cache line of float32
 

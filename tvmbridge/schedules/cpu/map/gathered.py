@@ -9,14 +9,14 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.differences import without_divided_differences
-from tvmbridge.schedules.cpu.loops.emit import scratch, store
-from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, loads, substitute, variables
-from tvmbridge.schedules.cpu.loops.indices import at, linear, offset
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import Blocks
-from tvmbridge.schedules.cpu.map.pieces import Piece
 from tvmbridge.schedules.cpu.map.shuffles import vector_store
+from tvmbridge.schedules.loops.differences import without_divided_differences
+from tvmbridge.schedules.loops.emit import scratch, store
+from tvmbridge.schedules.loops.expressions import Values, chooses, loads, substitute, variables
+from tvmbridge.schedules.loops.indices import at, linear, offset
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import Blocks
+from tvmbridge.schedules.reading.pieces import Piece
 
 # Statements, and the scratch that they fill.
 Laid = tuple[list[tirx.Stmt], tvm.ir.Var]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.expressions import number
-from tvmbridge.schedules.cpu.loops.indices import at
+from tvmbridge.schedules.loops.expressions import number
+from tvmbridge.schedules.loops.indices import at
 
 
 def vector_load(buffer: tvm.ir.Var, start: tvm.ir.Expr, lanes: int) -> tvm.ir.Expr:

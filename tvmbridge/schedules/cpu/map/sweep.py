@@ -10,12 +10,6 @@ import math
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import loop, sequence, unrolled, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import linear, offset
-from tvmbridge.schedules.cpu.loops.shares import SHARES_A_TASK, Share, only_first, shared_nest
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import within
 from tvmbridge.schedules.cpu.map.gathered import (
     MAX_STRIDE,
     Laid,
@@ -24,9 +18,15 @@ from tvmbridge.schedules.cpu.map.gathered import (
     laid_out,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.map.pieces import Piece
 from tvmbridge.schedules.cpu.map.shuffles import strided
 from tvmbridge.schedules.cpu.map.tiles import can_interleave, interleave, tiles, tiling_of
+from tvmbridge.schedules.loops.emit import loop, sequence, unrolled, vectorized
+from tvmbridge.schedules.loops.expressions import Values, chooses, number, substitute
+from tvmbridge.schedules.loops.indices import linear, offset
+from tvmbridge.schedules.loops.shares import SHARES_A_TASK, Share, only_first, shared_nest
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import within
+from tvmbridge.schedules.reading.pieces import Piece
 
 
 def sweep(piece: Piece, lanes: int, unroll: int, share: Share | None) -> tirx.Stmt:

@@ -7,12 +7,6 @@ import dataclasses
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import sequence, unrolled, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import Values, chooses, loads, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import linear, offset
-from tvmbridge.schedules.cpu.loops.shares import Share, shared_nest
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import within
 from tvmbridge.schedules.cpu.map.gathered import (
     MAX_STRIDE,
     Laid,
@@ -23,8 +17,14 @@ from tvmbridge.schedules.cpu.map.gathered import (
     steps_along,
     with_laid_out,
 )
-from tvmbridge.schedules.cpu.map.pieces import Piece, accesses
 from tvmbridge.schedules.cpu.map.shuffles import deinterleaved, interleaved, transposed
+from tvmbridge.schedules.loops.emit import sequence, unrolled, vectorized
+from tvmbridge.schedules.loops.expressions import Values, chooses, loads, number, substitute
+from tvmbridge.schedules.loops.indices import linear, offset
+from tvmbridge.schedules.loops.shares import Share, shared_nest
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import within
+from tvmbridge.schedules.reading.pieces import Piece, accesses
 
 _MAX_INTERLEAVED = 8
 _MIN_TILE = 4

@@ -15,14 +15,14 @@ import tvm
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS, operations, worth_threads
-from tvmbridge.schedules.cpu.loops.emit import parallel, with_body
-from tvmbridge.schedules.cpu.loops.indices import coordinates
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of, within
-from tvmbridge.schedules.cpu.rows.reading import read_rows
-from tvmbridge.schedules.cpu.rows.steps import Rows
 from tvmbridge.schedules.cpu.rows.writing import Block, row_loops
+from tvmbridge.schedules.loops.costs import VECTOR_NS, operations, worth_threads
+from tvmbridge.schedules.loops.emit import parallel, with_body
+from tvmbridge.schedules.loops.indices import coordinates
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import Blocks, cut, lanes_of, within
+from tvmbridge.schedules.reading.row_steps import Rows
+from tvmbridge.schedules.reading.rows import read_rows
 from tvmbridge.targets import Target
 
 

@@ -9,13 +9,13 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import loop, nest, scratch, sequence, store, unrolled, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import Values, number, substitute
-from tvmbridge.schedules.cpu.loops.shares import Share, shared
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import within
-from tvmbridge.schedules.cpu.rows.invariants import without_invariants
-from tvmbridge.schedules.cpu.rows.steps import Step
+from tvmbridge.schedules.loops.emit import loop, nest, scratch, sequence, store, unrolled, vectorized
+from tvmbridge.schedules.loops.expressions import Values, number, substitute
+from tvmbridge.schedules.loops.shares import Share, shared
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import within
+from tvmbridge.schedules.reading.invariants import without_invariants
+from tvmbridge.schedules.reading.row_steps import Step
 
 # (position, lanes) → the statement for as many neighbours from there on
 Piece = Callable[[tvm.ir.Expr, int], tirx.Stmt]

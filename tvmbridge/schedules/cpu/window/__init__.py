@@ -13,12 +13,12 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS, worth_threads
-from tvmbridge.schedules.cpu.loops.emit import loop, parallel, with_body
-from tvmbridge.schedules.cpu.loops.shares import shared
-from tvmbridge.schedules.cpu.loops.tiling import cut, lanes_of, within
-from tvmbridge.schedules.cpu.window.sliding import Sliding, read_sliding
 from tvmbridge.schedules.cpu.window.tiles import Tiling, row
+from tvmbridge.schedules.loops.costs import VECTOR_NS, worth_threads
+from tvmbridge.schedules.loops.emit import loop, parallel, with_body
+from tvmbridge.schedules.loops.shares import shared
+from tvmbridge.schedules.loops.tiling import cut, lanes_of, within
+from tvmbridge.schedules.reading.sliding import Sliding, read_sliding
 from tvmbridge.targets import Target
 
 _SETS, _WAYS, _LINE_BYTES = 64, 8, 64  # a first-level cache as most cores have it: 32 kB

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import Body, loop, scratch, sequence, span, store, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import Values, number, replace_loads, substitute
-from tvmbridge.schedules.cpu.loops.indices import coordinates
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut
-from tvmbridge.schedules.cpu.window.sliding import Slide, Sliding
+from tvmbridge.schedules.loops.emit import Body, loop, scratch, sequence, span, store, vectorized
+from tvmbridge.schedules.loops.expressions import Values, number, replace_loads, substitute
+from tvmbridge.schedules.loops.indices import coordinates
+from tvmbridge.schedules.loops.tiling import Blocks, cut
+from tvmbridge.schedules.reading.sliding import Slide, Sliding
 
 _WRITTEN_OUT = 128  # vector operations written out in one tile: longer code brings nothing, and compiles slowly
 _BORDER_TILES = 8  # tiles without some taps, each written out on its own

@@ -13,12 +13,6 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Packing, Scheduled, Template
-from tvmbridge.schedules.cpu.loops.costs import worth_threads
-from tvmbridge.schedules.cpu.loops.emit import loop, parallel, sequence, with_body
-from tvmbridge.schedules.cpu.loops.expressions import number
-from tvmbridge.schedules.cpu.loops.register_tile import fitting_tiles
-from tvmbridge.schedules.cpu.loops.shares import Share
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, cut, lanes_of
 from tvmbridge.schedules.cpu.winograd.convolution import Convolution, read_convolution
 from tvmbridge.schedules.cpu.winograd.costs import direct_ns, winograd_ns
 from tvmbridge.schedules.cpu.winograd.inputs import transform_inputs
@@ -26,6 +20,12 @@ from tvmbridge.schedules.cpu.winograd.outputs import transform_outputs
 from tvmbridge.schedules.cpu.winograd.plan import Plan
 from tvmbridge.schedules.cpu.winograd.products import multiply
 from tvmbridge.schedules.cpu.winograd.transforms import TRANSFORMS, FilterTransform
+from tvmbridge.schedules.loops.costs import worth_threads
+from tvmbridge.schedules.loops.emit import loop, parallel, sequence, with_body
+from tvmbridge.schedules.loops.expressions import number
+from tvmbridge.schedules.loops.register_tile import fitting_tiles
+from tvmbridge.schedules.loops.shares import Share
+from tvmbridge.schedules.loops.tiling import Blocks, cut, lanes_of
 from tvmbridge.targets import Target
 
 _FEWEST_CHANNELS = 16  # below so many the transforms cost more than the multiplications that they save

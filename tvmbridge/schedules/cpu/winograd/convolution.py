@@ -9,12 +9,12 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules.cpu.contraction.product import Product, read_product
-from tvmbridge.schedules.cpu.contraction.tail import reads_each_once
-from tvmbridge.schedules.cpu.loops.expressions import chooses, constant, is_choice, loads, number, substitute
-from tvmbridge.schedules.cpu.loops.indices import linear
-from tvmbridge.schedules.cpu.loops.stages import Axis, Stage, stores_at_its_axes
 from tvmbridge.schedules.cpu.winograd.transforms import WINDOW
+from tvmbridge.schedules.loops.expressions import chooses, constant, is_choice, loads, number, substitute
+from tvmbridge.schedules.loops.indices import linear
+from tvmbridge.schedules.loops.stages import Axis, Stage, stores_at_its_axes
+from tvmbridge.schedules.loops.tail import reads_each_once
+from tvmbridge.schedules.reading.product import Product, read_product
 
 
 @dataclasses.dataclass(frozen=True)

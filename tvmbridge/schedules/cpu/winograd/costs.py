@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from tvmbridge.schedules.cpu.loops.costs import VECTOR_NS
-from tvmbridge.schedules.cpu.loops.tiling import lanes_of
 from tvmbridge.schedules.cpu.winograd.convolution import Convolution
 from tvmbridge.schedules.cpu.winograd.transforms import WINDOW, Transform
+from tvmbridge.schedules.loops.costs import VECTOR_NS
+from tvmbridge.schedules.loops.tiling import lanes_of
 from tvmbridge.targets import Target
 
 _TRANSFORM = 9  # operations of a vector for each point of a tile, its loads and stores included

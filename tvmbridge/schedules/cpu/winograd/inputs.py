@@ -7,10 +7,10 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import loop, scratch, sequence, store, vectorized
-from tvmbridge.schedules.cpu.loops.expressions import number
-from tvmbridge.schedules.cpu.loops.shares import Share
 from tvmbridge.schedules.cpu.winograd.plan import Plan, Scratch, Spot, over_tiles
+from tvmbridge.schedules.loops.emit import loop, scratch, sequence, store, vectorized
+from tvmbridge.schedules.loops.expressions import number
+from tvmbridge.schedules.loops.shares import Share
 
 # (row, column) of a tile's inputs, and the lane → the input.
 _Pixel = Callable[[tvm.ir.Expr, tvm.ir.Expr, tvm.ir.Expr], tvm.ir.Expr]

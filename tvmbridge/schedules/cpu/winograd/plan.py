@@ -8,14 +8,14 @@ from collections.abc import Callable
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import scratch
-from tvmbridge.schedules.cpu.loops.expressions import Values, number
-from tvmbridge.schedules.cpu.loops.indices import unravel
-from tvmbridge.schedules.cpu.loops.shares import Share, shared_nest
-from tvmbridge.schedules.cpu.loops.stages import Axis
-from tvmbridge.schedules.cpu.loops.tiling import Blocks, Tiles
 from tvmbridge.schedules.cpu.winograd.convolution import Convolution
 from tvmbridge.schedules.cpu.winograd.transforms import Transform
+from tvmbridge.schedules.loops.emit import scratch
+from tvmbridge.schedules.loops.expressions import Values, number
+from tvmbridge.schedules.loops.indices import unravel
+from tvmbridge.schedules.loops.shares import Share, shared_nest
+from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tiling import Blocks, Tiles
 
 
 @dataclasses.dataclass(frozen=True)

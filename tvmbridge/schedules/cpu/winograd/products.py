@@ -5,13 +5,13 @@ from __future__ import annotations
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.loops.emit import block as block_of
-from tvmbridge.schedules.cpu.loops.emit import loop, sequence, store, unrolled
-from tvmbridge.schedules.cpu.loops.expressions import Values, number
-from tvmbridge.schedules.cpu.loops.register_tile import register_tile
-from tvmbridge.schedules.cpu.loops.shares import Share, shared_nest
-from tvmbridge.schedules.cpu.loops.stages import Axis
 from tvmbridge.schedules.cpu.winograd.plan import Plan, Scratch
+from tvmbridge.schedules.loops.emit import block as block_of
+from tvmbridge.schedules.loops.emit import loop, sequence, store, unrolled
+from tvmbridge.schedules.loops.expressions import Values, number
+from tvmbridge.schedules.loops.register_tile import register_tile
+from tvmbridge.schedules.loops.shares import Share, shared_nest
+from tvmbridge.schedules.loops.stages import Axis
 
 
 def multiply(plan: Plan, memory: Scratch, weight: tvm.ir.Var, block: tvm.ir.Expr, share: Share | None) -> tirx.Stmt:
