@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmbridge.emulation import is_emulated
+from tvmbridge.gpus import Gpu, Gpus, find_gpus
 
 COMMAND_TIMEOUT_S = 10.0
+NVCC_PACKAGES = "tvmbridge[cuda]"  # the extra of pyproject.toml that brings nvcc
 
 # Linux's name in /proc/cpuinfo → LLVM's, where LLVM's is not Linux's with the underscore left out.
 _X86_NAMES = {
@@ -97,29 +99,6 @@ _ARM_PARTS = {
 }
 
 
-_EMBEDDED_GPUS = frozenset({"sm_87", "sm_88", "sm_110"})
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device. architecture: "sm_90"."""
-
-    name: str
-    architecture: str
-
-    def runs(self, architecture: str) -> bool:
-        """Whether machine code made for an architecture runs here, leaving aside PTX.
-
-        Within a major version code runs on the same or a later minor one, but neither from nor to the embedded
-        devices (CUDA programming guide, binary compatibility).
-        """
-        built, present = (divmod(int(name[3:]), 10) for name in (architecture, self.architecture))
-        if architecture == self.architecture:
-            return True
-        embedded = {architecture, self.architecture} & _EMBEDDED_GPUS
-        return not embedded and built[0] == present[0] and built[1] <= present[1]
-
-
 @dataclass(frozen=True)
 class Host:
     """What code may use on this machine.
@@ -131,7 +110,8 @@ class Host:
     glibc: "2.36"; None with another C library.
     memory_bytes: physical memory; 0 where unknown.
     emulated: whether this process's instructions are interpreted: its times are then not those of such a machine.
-    gpus, cuda_driver: empty and None unless `detect_host(gpus=True)` looked.
+    gpus, cuda, no_gpu_because: the CUDA devices, the newest CUDA that their driver runs ("13.0"), and why there are no
+    devices; empty and None unless `detect_host(gpus=True)` looked.
     """
 
     machine: str
@@ -141,7 +121,8 @@ class Host:
     glibc: str | None
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
-    cuda_driver: str | None = None
+    cuda: str | None = None
+    no_gpu_because: str | None = None
     emulated: bool = False
 
 
@@ -157,10 +138,10 @@ class Tool:
 
 
 def detect_host(*, gpus: bool = False) -> Host:
-    """This machine. gpus=True also asks nvidia-smi, which takes up to a second."""
+    """This machine. gpus=True also asks the GPUs' driver, which takes some tenths of a second."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     cpu_model, cpu_features = parse_cpuinfo(_read_text(Path("/proc/cpuinfo")), machine)
-    found, driver = find_gpus() if gpus else ((), None)
+    found = find_gpus(run_command) if gpus else Gpus()
     return Host(
         machine=machine,
         cpu_model=cpu_model,
@@ -168,8 +149,9 @@ def detect_host(*, gpus: bool = False) -> Host:
         cores=_usable_cores(),
         glibc=_glibc_version(),
         memory_bytes=_memory_bytes(),
-        gpus=found,
-        cuda_driver=driver,
+        gpus=found.devices,
+        cuda=found.cuda,
+        no_gpu_because=found.problem,
         emulated=is_emulated(),
     )
 
@@ -282,18 +264,6 @@ def run_command(command: list[str]) -> str | None:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
-def find_gpus(run: Callable[[list[str]], str | None] = run_command) -> tuple[tuple[Gpu, ...], str | None]:
-    """The CUDA devices nvidia-smi lists and the driver's version; ((), None) without driver or device."""
-    return parse_gpus(run(["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]) or "")
-
-
-def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
-    """Lines of "name, compute capability, driver version"; a line that is not one is left out."""
-    matches = re.findall(r"^(.+), *([0-9]+)\.([0-9]+), *([0-9.]+)\s*$", text, re.MULTILINE)
-    gpus = tuple(Gpu(name=name.strip(), architecture=f"sm_{major}{minor}") for name, major, minor, _ in matches)
-    return gpus, matches[0][3] if matches else None
-
-
 def find_tools(
     machine: str | None = None,
     *,
@@ -315,14 +285,14 @@ def find_tools(
             "nvcc",
             find_nvcc(which, environ),
             "cuda targets",
-            "install the CUDA toolkit, set CUDA_HOME",
+            f"pip install {NVCC_PACKAGES}",
         ),
     )
     return tuple(
         Tool(
             name=name,
             path=Path(path) if path else None,
-            version=_version(run([path, "version" if name == "zig" else "--version"])) if path else None,
+            version=_version(name, run([path, "version" if name == "zig" else "--version"])) if path else None,
             needed_for=needed_for,
             install_hint=hint,
         )
@@ -342,13 +312,31 @@ def find_zig(which: Callable[[str], str | None]) -> str | None:
 
 
 def find_nvcc(which: Callable[[str], str | None], environ: Mapping[str, str]) -> str | None:
-    """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it."""
+    """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it.
+
+    Then among this Python's packages, where those that NVIDIA publishes on PyPI share a folder, nvidia/cu13. None where
+    there is none.
+    """
     folders = [environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]
-    return which("nvcc") or next(
-        filter(None, (which(f"{folder}/bin/nvcc") for folder in [*folders, "/usr/local/cuda"])), None
-    )
+    folders += ["/usr/local/cuda", *_packaged_toolkits()]
+    return which("nvcc") or next(filter(None, (which(f"{folder}/bin/nvcc") for folder in folders)), None)
 
 
-def _version(output: str | None) -> str | None:
+def _packaged_toolkits() -> list[str]:
+    """The folders of CUDA toolkits that pip has installed for this Python, the newest first."""
+    spec = importlib.util.find_spec("nvidia")
+    places = spec.submodule_search_locations if spec is not None else None
+    return sorted((str(path) for place in places or () for path in Path(place).glob("cu[0-9]*")), reverse=True)
+
+
+def parse_nvcc_version(output: str | None) -> str | None:
+    """The version in what `nvcc --version` says, "13.0.88"; None where there is none."""
+    match = re.search(r"\bV([0-9]+(?:\.[0-9]+)+)", output or "")
+    return match[1] if match else None
+
+
+def _version(name: str, output: str | None) -> str | None:
+    if name == "nvcc":
+        return parse_nvcc_version(output)
     match = re.search(r"[0-9]+(\.[0-9]+)+", output or "")
     return match[0] if match else None
