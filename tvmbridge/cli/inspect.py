@@ -62,6 +62,13 @@ def inspect_command(bundle: str, as_json: bool) -> int:
         )
     columns = ["variant", "hardware", "cores", "kernels tuned", "verified", "latency", "weights", "glibc"]
     print_table(columns, rows)
+    for variant in manifest.variants:
+        if variant.gpu is not None:
+            spills = "some kernels spill registers" if variant.gpu.spills else "no kernel spills registers"
+            click.echo(
+                f"{variant.name}: compiled by {variant.gpu.toolkit}; at most {variant.gpu.max_registers} registers "
+                f"a thread, {spills}"
+            )
     return 0
 
 

@@ -89,7 +89,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         why = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise CompileError(f"CUDA code generation failed: {why}")
     built = GpuBuild(_toolkit(nvcc), msgspec.json.decode(said, type=tuple[GpuFunction, ...]))
-    _require_launchable(built, target)
+    require_launchable(built, target)
     return built
 
 
@@ -98,7 +98,8 @@ def _toolkit(nvcc: str) -> str:
     return f"nvcc {parse_nvcc_version(run_command([nvcc, '--version'])) or 'of unknown version'}"
 
 
-def _require_launchable(built: GpuBuild, target: Target) -> None:
+def require_launchable(built: GpuBuild, target: Target) -> None:
+    """Raise CompileError where some function takes more than some architecture of the target has."""
     for function in built.functions:
         for architecture in target.architectures:
             if fault := find_launch_fault(function, architecture):
