@@ -15,20 +15,42 @@ PACKAGE = Path(tvmbridge.__file__).parent
 HEAVY = {"tvm", "onnx", "onnxruntime", "onnxscript", "xgboost"}
 
 # What each part of the package may import of the others. A part that is missing here fails the test below.
-VOCABULARY = {"atomic_file", "cache", "child", "emulation", "errors", "interrupts", "isolate", "signature", "version"}
-FORMATS = VOCABULARY | {"host", "targets", "bundle", "tuning.budget", "tuning.record", "tuning.lookup", "tuning.log"}
+VOCABULARY = {
+    "atomic_file",
+    "cache",
+    "child",
+    "cuda_runtime",
+    "emulation",
+    "errors",
+    "interrupts",
+    "isolate",
+    "signature",
+    "version",
+}
+FORMATS = VOCABULARY | {
+    "gpus",
+    "host",
+    "targets",
+    "bundle",
+    "tuning.budget",
+    "tuning.record",
+    "tuning.lookup",
+    "tuning.log",
+}
 ALLOWED = {
     "__main__": {"cli"},
     "atomic_file": set(),
     "cache": {"atomic_file"},
     "child": set(),
+    "cuda_runtime": set(),
     "emulation": set(),
     "errors": set(),
     "interrupts": set(),
     "isolate": {"child", "errors"},
     "version": set(),
     "signature": set(),
-    "host": {"emulation", "errors"},
+    "gpus": {"emulation"},
+    "host": {"emulation", "errors", "gpus"},
     "targets": VOCABULARY | {"host", "tuning.budget", "tuning.record"},
     "bundle": VOCABULARY | {"targets"},
     "runtime": VOCABULARY | {"host", "bundle"},

@@ -10,14 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvmbridge.host import (
-    Gpu,
     detect_host,
-    find_gpus,
     find_tools,
     last_level_cache_bytes,
     parse_cpu_max,
     parse_cpuinfo,
-    parse_gpus,
     read_cpu_quota,
     run_command,
 )
@@ -139,43 +136,6 @@ def test_this_host_is_described_without_looking_for_gpus():
     assert 1 <= host.cores <= (os.cpu_count() or 1)
     assert host.memory_bytes > 0
     assert host.gpus == ()
-
-
-def test_nvidia_smi_lines_become_gpus():
-    gpus, driver = parse_gpus("NVIDIA H100 80GB HBM3, 9.0, 580.65.06\nNVIDIA RTX, A6000, 8.6, 580.65.06\n")
-    assert gpus == (Gpu("NVIDIA H100 80GB HBM3", "sm_90"), Gpu("NVIDIA RTX, A6000", "sm_86"))
-    assert driver == "580.65.06"
-
-
-def test_a_gpu_of_a_two_digit_major_version_is_named():
-    assert parse_gpus("NVIDIA B200, 10.0, 580.65.06")[0][0].architecture == "sm_100"
-
-
-@given(st.text(max_size=200))
-def test_any_text_can_come_from_nvidia_smi(text: str):
-    gpus, driver = parse_gpus(text)
-    assert bool(gpus) == (driver is not None)
-
-
-def test_a_machine_without_a_driver_has_no_gpus():
-    assert find_gpus(lambda command: None) == ((), None)
-
-
-@pytest.mark.parametrize(
-    ("gpu", "code", "runs"),
-    [
-        ("sm_86", "sm_80", True),
-        ("sm_80", "sm_86", False),
-        ("sm_90", "sm_80", False),
-        ("sm_90", "sm_90", True),
-        ("sm_87", "sm_80", False),
-        ("sm_89", "sm_87", False),
-        ("sm_87", "sm_87", True),
-        ("sm_121", "sm_120", True),
-    ],
-)
-def test_gpu_code_runs_on_its_major_version_from_its_minor_on(gpu: str, code: str, runs: bool):
-    assert Gpu("GPU", gpu).runs(code) is runs
 
 
 def test_tools_are_reported_found_or_with_what_to_install():

@@ -473,15 +473,17 @@ def test_a_result_written_over_an_input_leaves_the_other_results_right(tmp_path)
 
 
 @pytest.mark.compiler
-def test_device_memory_copies_weights_inputs_and_outputs(dense):
+def test_a_gpus_memory_copies_weights_inputs_and_outputs(dense, monkeypatch):
     import tvm_ffi
 
+    from tvmbridge.runtime import gpu_memory
     from tvmbridge.runtime.memory import HOST as HOST_DEVICE
-    from tvmbridge.runtime.memory import DeviceMemory, allocate_on_device, copy_to_device
+    from tvmbridge.runtime.memory import allocate_on_device, copy_to_device
 
+    monkeypatch.setattr(gpu_memory, "_PINNED", HOST_DEVICE)
     specs = (TensorSpec("x", (2, 3), "bfloat16"), TensorSpec("e", (0, 3), "float32"))
     # Host memory stands in for the device's: the calls are the same.
-    memory = DeviceMemory(ModelSignature(specs, specs), HOST_DEVICE)
+    memory = gpu_memory.GpuMemory(ModelSignature(specs, specs), HOST_DEVICE)
     x = np.arange(6).astype(ml_dtypes.bfloat16).reshape(3, 2).T
     assert isinstance(memory.feed(0, x), tvm_ffi.Tensor)
     np.testing.assert_array_equal(memory.fetch(0, memory.feed(0, x), None), x)

@@ -46,6 +46,11 @@ def names_emulator(cpuinfo: str) -> bool:
     return on_arm or any(name == "model name" and value.startswith("QEMU TCG") for name, value in fields)
 
 
+def names_emulated_gpu(name: str) -> bool:
+    """Whether a CUDA device calls itself emulated."""
+    return name.startswith("Emulated ")
+
+
 def _read(path: str, size_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmbridge.emulation import is_emulated
+from tvmbridge.gpus import Gpu, Gpus, find_gpus
 
 COMMAND_TIMEOUT_S = 10.0
 NVCC_PACKAGES = "tvmbridge[cuda]"  # the extra of pyproject.toml that brings nvcc
@@ -98,29 +99,6 @@ _ARM_PARTS = {
 }
 
 
-_EMBEDDED_GPUS = frozenset({"sm_87", "sm_88", "sm_110"})
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One CUDA device. architecture: "sm_90"."""
-
-    name: str
-    architecture: str
-
-    def runs(self, architecture: str) -> bool:
-        """Whether machine code made for an architecture runs here, leaving aside PTX.
-
-        Within a major version code runs on the same or a later minor one, but neither from nor to the embedded
-        devices (CUDA programming guide, binary compatibility).
-        """
-        built, present = (divmod(int(name[3:]), 10) for name in (architecture, self.architecture))
-        if architecture == self.architecture:
-            return True
-        embedded = {architecture, self.architecture} & _EMBEDDED_GPUS
-        return not embedded and built[0] == present[0] and built[1] <= present[1]
-
-
 @dataclass(frozen=True)
 class Host:
     """What code may use on this machine.
@@ -132,7 +110,8 @@ class Host:
     glibc: "2.36"; None with another C library.
     memory_bytes: physical memory; 0 where unknown.
     emulated: whether this process's instructions are interpreted: its times are then not those of such a machine.
-    gpus, cuda_driver: empty and None unless `detect_host(gpus=True)` looked.
+    gpus, cuda, no_gpu_because: the CUDA devices, the newest CUDA that their driver runs ("13.0"), and why there are no
+    devices; empty and None unless `detect_host(gpus=True)` looked.
     """
 
     machine: str
@@ -142,7 +121,8 @@ class Host:
     glibc: str | None
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
-    cuda_driver: str | None = None
+    cuda: str | None = None
+    no_gpu_because: str | None = None
     emulated: bool = False
 
 
@@ -158,10 +138,10 @@ class Tool:
 
 
 def detect_host(*, gpus: bool = False) -> Host:
-    """This machine. gpus=True also asks nvidia-smi, which takes up to a second."""
+    """This machine. gpus=True also asks the GPUs' driver, which takes some tenths of a second."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     cpu_model, cpu_features = parse_cpuinfo(_read_text(Path("/proc/cpuinfo")), machine)
-    found, driver = find_gpus() if gpus else ((), None)
+    found = find_gpus(run_command) if gpus else Gpus()
     return Host(
         machine=machine,
         cpu_model=cpu_model,
@@ -169,8 +149,9 @@ def detect_host(*, gpus: bool = False) -> Host:
         cores=_usable_cores(),
         glibc=_glibc_version(),
         memory_bytes=_memory_bytes(),
-        gpus=found,
-        cuda_driver=driver,
+        gpus=found.devices,
+        cuda=found.cuda,
+        no_gpu_because=found.problem,
         emulated=is_emulated(),
     )
 
@@ -281,18 +262,6 @@ def run_command(command: list[str]) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
-
-
-def find_gpus(run: Callable[[list[str]], str | None] = run_command) -> tuple[tuple[Gpu, ...], str | None]:
-    """The CUDA devices nvidia-smi lists and the driver's version; ((), None) without driver or device."""
-    return parse_gpus(run(["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]) or "")
-
-
-def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
-    """Lines of "name, compute capability, driver version"; a line that is not one is left out."""
-    matches = re.findall(r"^(.+), *([0-9]+)\.([0-9]+), *([0-9.]+)\s*$", text, re.MULTILINE)
-    gpus = tuple(Gpu(name=name.strip(), architecture=f"sm_{major}{minor}") for name, major, minor, _ in matches)
-    return gpus, matches[0][3] if matches else None
 
 
 def find_tools(

@@ -157,7 +157,7 @@ def doctor_command(as_json: bool) -> int:
         return 1 if broken else 0
     emulated = ", emulated" if host.emulated else ""
     click.echo(f"{host.machine}{emulated}, {host.cpu_model}, {host.cores} cores, glibc {host.glibc or '–'}")
-    click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or 'none found'}")
+    click.echo(f"GPU: {', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in host.gpus) or host.no_gpu_because}")
     print_table(["package", "version"], [[name, version or "MISSING"] for name, version in packages.items()])
     rows = []
     for tool in tools:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
-from tvmbridge.bundle import Manifest, VariantEntry, open_bundle
+from tvmbridge.bundle import Bundle, Manifest, VariantEntry, open_bundle
 from tvmbridge.errors import NoVariantError
 from tvmbridge.host import Host, detect_host
+from tvmbridge.runtime.devices import Device, parse_device, why_no_cuda
 
 Level = Literal["optimal", "supported", "rebuild advised", "unsupported"]
 
@@ -35,25 +39,39 @@ class Software:
     """The versions that variants are held against; None for what is not there.
 
     tvm_ffi, tvm: installed distributions. imported_tvm: the tvm that this process has imported.
+    unloadable: why the runtime libraries of a variant, by its name, would not load here.
     """
 
     tvm_ffi: str | None
     tvm: str | None
     imported_tvm: str | None
+    unloadable: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_bundle(path: str | os.PathLike[str]) -> tuple[Verdict, ...]:
-    """How each variant of a bundle fits this machine, best first; reads the manifest only.
+def check_bundle(path: str | os.PathLike[str], *, device: str | None = None) -> tuple[Verdict, ...]:
+    """How each variant of a bundle fits this machine, best first; reads the manifest, and nothing that is loaded.
 
+    device: "cpu", "cuda", "cuda:1": only what runs there fits; None: the CPU and GPU 0 count.
     Raises ArtifactError children for what is no usable bundle; a bundle without a fitting variant is no error here.
     """
+    wanted = None if device is None else parse_device(device)
     with open_bundle(path) as bundle:
-        return judge_variants(bundle.manifest, detect_host_for(bundle.manifest), detect_software())
+        host = detect_host_for(bundle.manifest, wanted)
+        return judge_variants(bundle.manifest, host, detect_software_for(bundle, host), wanted)
 
 
-def detect_host_for(manifest: Manifest) -> Host:
-    """This machine; the driver is asked for GPUs only where a variant needs one."""
-    return detect_host(gpus=any(variant.kind == "cuda" for variant in manifest.variants))
+def detect_host_for(manifest: Manifest, device: Device | None = None) -> Host:
+    """This machine; the driver is asked for GPUs only where a variant needs one that may be used."""
+    cuda = device is None or device.kind == "cuda"
+    return detect_host(gpus=cuda and any(variant.kind == "cuda" for variant in manifest.variants))
+
+
+def detect_software_for(bundle: Bundle, host: Host) -> Software:
+    """What is installed, and what keeps the bundle's CUDA variants from loading on a machine that has a GPU."""
+    software = detect_software()
+    variants = [variant for variant in bundle.manifest.variants if variant.kind == "cuda" and host.gpus]
+    reasons = {v.name: why_no_cuda(bundle, v, host, find_installed_libraries(v.tvm)) for v in variants}
+    return replace(software, unloadable={name: reason for name, reason in reasons.items() if reason is not None})
 
 
 def detect_software() -> Software:
@@ -65,6 +83,14 @@ def detect_software() -> Software:
     )
 
 
+def find_installed_libraries(version: str) -> Path | None:
+    """The folder with the libraries of an installed apache-tvm of this version; tvm itself is not imported."""
+    if _installed_version("apache-tvm") != version:
+        return None
+    spec = importlib.util.find_spec("tvm")
+    return Path(spec.origin).parent / "lib" if spec is not None and spec.origin else None
+
+
 def _installed_version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -72,23 +98,27 @@ def _installed_version(distribution: str) -> str | None:
         return None
 
 
-def judge_variants(manifest: Manifest, host: Host, software: Software) -> tuple[Verdict, ...]:
+def judge_variants(
+    manifest: Manifest, host: Host, software: Software, device: Device | None = None
+) -> tuple[Verdict, ...]:
     """A verdict for each variant: those that run first, the fastest to be expected first of all."""
-    judged = [(judge_variant(variant, host, software), variant) for variant in manifest.variants]
+    judged = [(judge_variant(variant, host, software, device), variant) for variant in manifest.variants]
     judged.sort(key=lambda pair: _rank(*pair), reverse=True)
     return tuple(verdict for verdict, _ in judged)
 
 
-def choose_variant(manifest: Manifest, host: Host, software: Software, name: str | None = None) -> VariantEntry:
-    """The best variant for the host, or the named one if it runs there; raises NoVariantError with the reasons."""
+def fitting_variants(
+    manifest: Manifest, host: Host, software: Software, name: str | None = None, device: Device | None = None
+) -> tuple[VariantEntry, ...]:
+    """The variants that run on the host, the best first; or the named one. NoVariantError with the reasons for none."""
     variants = {variant.name: variant for variant in manifest.variants}
     if name is not None and name not in variants:
         raise NoVariantError(f"the bundle has no variant {name!r}", hint=f"it has: {', '.join(variants)}")
-    verdicts = judge_variants(manifest, host, software)
-    for verdict in verdicts:
-        if verdict.level != "unsupported" and name in (None, verdict.variant):
-            return variants[verdict.variant]
-    reasons = {verdict.variant: verdict.reason for verdict in verdicts if name in (None, verdict.variant)}
+    verdicts = [v for v in judge_variants(manifest, host, software, device) if name in (None, v.variant)]
+    fitting = tuple(variants[verdict.variant] for verdict in verdicts if verdict.level != "unsupported")
+    if fitting:
+        return fitting
+    reasons = {verdict.variant: verdict.reason for verdict in verdicts}
     listed = "; ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
     what = f"variant {name} does not run on this machine" if name else "no variant of the bundle runs on this machine"
     raise NoVariantError(
@@ -98,12 +128,26 @@ def choose_variant(manifest: Manifest, host: Host, software: Software, name: str
     )
 
 
-def judge_variant(variant: VariantEntry, host: Host, software: Software) -> Verdict:
-    """How one variant fits the host."""
+def choose_variant(manifest: Manifest, host: Host, software: Software, name: str | None = None) -> VariantEntry:
+    """The best variant for the host, or the named one if it runs there; raises NoVariantError with the reasons."""
+    return fitting_variants(manifest, host, software, name)[0]
+
+
+def judge_variant(variant: VariantEntry, host: Host, software: Software, device: Device | None = None) -> Verdict:
+    """How one variant fits the host. device: where it is to run; None: where it can, which is GPU 0 for CUDA."""
+    if device is not None and (variant.kind == "cuda") != (device.kind == "cuda"):
+        runs = "a CUDA GPU" if variant.kind == "cuda" else "the CPU"
+        return Verdict(variant.name, "unsupported", f"runs on {runs}; the device asked for is {device}")
     missing = _find_missing(variant, host) or _find_missing_software(variant, software)
     if missing:
         return Verdict(variant.name, "unsupported", missing)
-    level, reason = _judge_gpu(variant, host) if variant.kind == "cuda" else _judge_cpu(variant, host)
+    if variant.kind == "cuda":
+        level, reason = _judge_gpu(variant, host, 0 if device is None else device.number)
+        unloadable = software.unloadable.get(variant.name)
+        if level != "unsupported" and unloadable is not None:
+            level, reason = "unsupported", unloadable
+    else:
+        level, reason = _judge_cpu(variant, host)
     return Verdict(variant.name, level, reason)
 
 
@@ -150,12 +194,15 @@ def _judge_cpu(variant: VariantEntry, host: Host) -> tuple[Level, str]:
     return "optimal", f"vectors of {used} bits, {min(variant.cores, host.cores)} cores"
 
 
-def _judge_gpu(variant: VariantEntry, host: Host) -> tuple[Level, str]:
-    """Of GPU 0, on which the code runs. PTX of the newest architecture runs on all newer ones (CUDA C++ Programming
-    Guide, "PTX Compatibility")."""
+def _judge_gpu(variant: VariantEntry, host: Host, index: int) -> tuple[Level, str]:
+    """Of one GPU. PTX of the newest architecture runs on all newer ones (CUDA C++ Programming Guide, "PTX
+    Compatibility")."""
     if not host.gpus:
-        return "unsupported", "needs a CUDA GPU and its driver; nvidia-smi reports none"
-    gpu = host.gpus[0]
+        return "unsupported", f"needs a CUDA GPU: {host.no_gpu_because or 'there is none'}"
+    if index >= len(host.gpus):
+        listed = ", ".join(f"cuda:{place} {gpu.name}" for place, gpu in enumerate(host.gpus))
+        return "unsupported", f"there is no cuda:{index} on this machine; it has {listed}"
+    gpu = host.gpus[index]
     needed = variant.requires.architectures or variant.architectures
     if gpu.architecture in needed:
         return "optimal", f"holds code for {gpu.architecture} ({gpu.name})"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tvm_ffi
 
+from tvmbridge.bundle.dtypes import numpy_dtype
+from tvmbridge.runtime.gpu_events import GpuEvents
+from tvmbridge.runtime.gpu_memory import GpuInputs, GpuMemory, keep_apart, wait_for
 from tvmbridge.runtime.kernel_clock import KernelClock
-from tvmbridge.runtime.memory import HOST, Memory, bind_weights, make_memory
+from tvmbridge.runtime.memory import HOST, HostMemory, Memory, bind_weights, fixed_shape
+from tvmbridge.runtime.native import cuda_functions
 from tvmbridge.runtime.tensors import Array
 from tvmbridge.runtime.threads import PoolSize
 from tvmbridge.signature import ModelSignature
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 _POOLED_ALLOCATOR = 2
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class _Caller:
 class Executable:
     """The compiled model on one device. Needs TVM's runtime loaded.
 
-    module: the variant's library. signature: of the model. device: memory.HOST or memory.CUDA.
+    module: the variant's library. signature: of the model. device: DLPack's, memory.HOST or (2, a GPU's index).
+    device_inputs: takes inputs that lie on the GPU; None on the CPU.
     """
 
     def __init__(
@@ -54,48 +60,72 @@ class Executable:
         self._pool = PoolSize(threads)
         bound = bind_weights(weights, device)
         self._weights: tuple[tvm_ffi.Array, ...] = () if bound is None else (bound,)
+        self._weight_places = frozenset(weight.data_ptr() for weight in bound or ())
+        self.device_inputs = None if device == HOST else GpuInputs(device)
         self._callers = threading.local()
         # The first caller is most often the thread that loads; and what cannot start should say so now.
         self._callers.own = self._make_caller()
+        if device != HOST:
+            # TVM loads a GPU's code when it is first called, and of PTX the driver first makes code.
+            self.call([np.zeros(fixed_shape(spec), numpy_dtype(spec.dtype)) for spec in signature.inputs])
 
-    def call(self, arrays: Sequence[Array], out: Sequence[Array | None] | None = None) -> list[Array]:
+    def call(self, arrays: Sequence[Any], out: Sequence[Array | None] | None = None) -> list[Array]:
         """Run once; returns an array for each output, a new one or that of `out`.
 
-        arrays: the inputs, of exactly the right dtypes and shapes. out: for each output, where to write it, or None.
+        arrays: the inputs, of exactly the right dtypes and shapes, or what `device_inputs` took. out: for each output,
+        where to write it, or None.
         """
-        if out is not None:
+        if out is not None and self._device == HOST:
             arrays = [_keep_apart(array, out) for array in arrays]
+        return self._on_own_thread(lambda caller: self._call_here(caller, arrays, out))
+
+    def call_on_device(self, arrays: Sequence[Any]) -> list[tvm_ffi.Tensor]:
+        """Run once on a GPU, and leave the outputs there, complete, each in memory of its own."""
+
+        def call(caller: _Caller) -> list[tvm_ffi.Tensor]:
+            tensors = [caller.memory.feed(index, array) for index, array in enumerate(arrays)]
+            taken = self._weight_places.union(tensor.data_ptr() for tensor in tensors)
+            kept = keep_apart(self._run(caller, tensors), taken)
+            wait_for(self._device)
+            return kept
+
+        return self._on_own_thread(call)
+
+    def time_kernels(self, arrays: Sequence[Any], seconds: float) -> dict[str, float]:
+        """Run for about `seconds`; the microseconds that each kernel takes of one run, on a GPU by its own clock."""
+        events = None if self._device == HOST else GpuEvents(cuda_functions())
+        clock = KernelClock() if events is None else KernelClock(events.record, events.seconds_between, events.reuse)
+        caller = self._make_caller(clock)
+        try:
+            if caller.worker is not None:
+                with caller.worker as worker:
+                    return worker.submit(clock.time_kernels, lambda: self._call_here(caller, arrays), seconds).result()
+            self._pool.hold()
+            return clock.time_kernels(lambda: self._call_here(caller, arrays), seconds)
+        finally:
+            if events is not None:
+                events.close()
+
+    def _on_own_thread(self, call: Callable[[_Caller], Result]) -> Result:
+        """Call with what belongs to the calling thread, on it or on its worker."""
         caller: _Caller | None = getattr(self._callers, "own", None)
         if caller is None or caller.process_id != os.getpid():
             caller = self._callers.own = self._make_caller()
         if caller.worker is not None:
-            return caller.worker.submit(self._call_here, caller, arrays, out).result()
+            return caller.worker.submit(call, caller).result()
         self._pool.hold()
-        return self._call_here(caller, arrays, out)
-
-    def time_kernels(self, arrays: Sequence[Array], seconds: float) -> dict[str, float]:
-        """Run for about `seconds`; the microseconds that each kernel takes of one run.
-
-        Nothing for a GPU: its kernels run on after the call that starts them.
-        """
-        if self._device != HOST:
-            return {}
-        clock = KernelClock()
-        caller = self._make_caller(clock)
-        if caller.worker is not None:
-            with caller.worker as worker:
-                return worker.submit(clock.time_kernels, lambda: self._call_here(caller, arrays), seconds).result()
-        self._pool.hold()
-        return clock.time_kernels(lambda: self._call_here(caller, arrays), seconds)
+        return call(caller)
 
     def _call_here(
-        self, caller: _Caller, arrays: Sequence[Array], out: Sequence[Array | None] | None = None
+        self, caller: _Caller, arrays: Sequence[Any], out: Sequence[Array | None] | None = None
     ) -> list[Array]:
         memory = caller.memory
-        tensors = [memory.feed(index, array) for index, array in enumerate(arrays)]
-        result: Any = caller.main(*tensors, *self._weights)
-        outputs = (result,) if isinstance(result, tvm_ffi.Tensor) else result
+        outputs = self._run(caller, [memory.feed(index, array) for index, array in enumerate(arrays)])
         return [memory.fetch(i, output, None if out is None else out[i]) for i, output in enumerate(outputs)]
+
+    def _run(self, caller: _Caller, tensors: list[tvm_ffi.Tensor]) -> list[tvm_ffi.Tensor]:
+        result: Any = caller.main(*tensors, *self._weights)
+        return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
 
     def _make_caller(self, clock: KernelClock | None = None) -> _Caller:
         machine = self._module["vm_load_executable"]()
@@ -105,7 +135,9 @@ class Executable:
         if clock is not None:
             machine["set_instrument"](tvm_ffi.convert(clock))
         worker = None if self._pool.apply() else self._start_worker()
-        return _Caller(os.getpid(), machine["main"], make_memory(self._signature, self._device), worker)
+        on_host = self._device == HOST
+        memory: Memory = HostMemory(self._signature) if on_host else GpuMemory(self._signature, self._device)
+        return _Caller(os.getpid(), machine["main"], memory, worker)
 
     def _start_worker(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor  # seldom needed, and every start would pay for the import

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,17 +13,28 @@ from tvmbridge.errors import InputError
 from tvmbridge.signature import TensorSpec
 
 
-class FeedChecker:
-    """Turns the dict that run() takes into arrays in the model's order."""
+class DeviceInputs(Protocol):
+    """Takes what lies on a session's device already, and needs no array."""
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+    def take(self, spec: TensorSpec, value: Any) -> Any | None:
+        """The value as `Memory.feed` takes it, checked; None where it lies elsewhere. Raises InputError."""
+
+
+class FeedChecker:
+    """Turns the dict that run() takes into arrays in the model's order.
+
+    device_inputs: for a session whose device has memory of its own.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], device_inputs: DeviceInputs | None = None) -> None:
         self._specs = tuple(specs)
+        self._device_inputs = device_inputs
         self._expected = tuple((spec.name, numpy_dtype(spec.dtype), spec.shape) for spec in specs)
 
-    def order(self, feeds: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
+    def order(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The arrays of the inputs, each of exactly the dtype and shape of its spec, and each index within its limit.
 
-        Raises InputError.
+        What lies on the session's device comes as `device_inputs` takes it. Raises InputError.
         """
         if not isinstance(feeds, Mapping):
             raise InputError(
@@ -31,13 +42,18 @@ class FeedChecker:
             )
         if feeds.keys() != {name for name, _, _ in self._expected}:
             self._refuse_names(feeds)
-        arrays = []
+        arrays: list[Any] = []
         for index, (name, dtype, shape) in enumerate(self._expected):
             value = feeds[name]
+            if type(value) is not np.ndarray and self._device_inputs is not None:
+                taken = self._device_inputs.take(self._specs[index], value)
+                if taken is not None:
+                    arrays.append(taken)
+                    continue
             if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
                 value = _convert(self._specs[index], dtype, value)
             if self._specs[index].index_limit is not None:
-                _require_in_range(self._specs[index], value)
+                require_in_range(self._specs[index], value)
             arrays.append(value)
         return arrays
 
@@ -121,7 +137,7 @@ def _is_only_dlpack(value: Any) -> bool:
     return hasattr(value, "__dlpack__") and not (hasattr(value, "__array__") or hasattr(value, "__array_interface__"))
 
 
-def _require_in_range(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
+def require_in_range(spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
     """Refuse an index out of range: the compiled model would clip it, and compute something else."""
     limit = spec.index_limit
     if limit is None or not array.size:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tvm_ffi
 
-from tvmbridge.bundle.dtypes import numpy_dtype, storage
+from tvmbridge.bundle.dtypes import numpy_dtype
 from tvmbridge.runtime.tensors import (
     Array,
     allocate_aligned,
@@ -17,20 +17,22 @@ from tvmbridge.runtime.tensors import (
     copy_to_array,
     is_lendable,
     lend_array,
-    require_shape,
     to_bits,
 )
 from tvmbridge.signature import ModelSignature, TensorSpec
 
 HOST = (1, 0)  # kDLCPU
-CUDA = (2, 0)  # kDLCUDA
+CUDA_TYPE = 2  # kDLCUDA
 
 
 class Memory(Protocol):
     """Takes inputs to where the code reads them, and outputs back; one for each thread, it keeps buffers."""
 
-    def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:
-        """The tensor of input `index`; valid until the next feed of that input, and while `array` is."""
+    def feed(self, index: int, array: Any) -> tvm_ffi.Tensor:
+        """The tensor of input `index`; valid until the next feed of that input, and while `array` is.
+
+        array: an array, or what the session's `DeviceInputs` took.
+        """
 
     def fetch(self, index: int, tensor: tvm_ffi.Tensor, out: Array | None) -> Array:
         """The elements of output `index` in `out`, or in a new array."""
@@ -50,7 +52,7 @@ class HostMemory:
         if is_lendable(array):
             return lend_array(array)
         if index not in self._buffers:
-            room = allocate_aligned(_fixed_shape(self._inputs[index]), array.dtype)
+            room = allocate_aligned(fixed_shape(self._inputs[index]), array.dtype)
             self._buffers[index] = room, lend_array(room)
         room, tensor = self._buffers[index]
         np.copyto(room, array, casting="no")
@@ -62,40 +64,6 @@ class HostMemory:
             return copy_to_array(tensor, self._output_dtypes[index])
         copy_into_array(tensor, out)
         return out
-
-
-class DeviceMemory:
-    """A device's memory: every input and output is copied."""
-
-    def __init__(self, signature: ModelSignature, device: tuple[int, int]) -> None:
-        self._tensors = [
-            allocate_on_device(_fixed_shape(spec), storage(spec.dtype), device) for spec in signature.inputs
-        ]
-        self._output_dtypes = [numpy_dtype(spec.dtype) for spec in signature.outputs]
-
-    def feed(self, index: int, array: Array) -> tvm_ffi.Tensor:
-        """This input's device tensor, holding the array's elements."""
-        copy_to_device(array, self._tensors[index])
-        return self._tensors[index]
-
-    def fetch(self, index: int, tensor: tvm_ffi.Tensor, out: Array | None) -> Array:
-        """A host copy; waits for the device."""
-        if out is not None:
-            require_shape(tensor, out)
-        plain = out is not None and out.flags.c_contiguous
-        array = out if out is not None and plain else np.empty(tuple(tensor.shape), dtype=self._output_dtypes[index])
-        if array.size:
-            copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
-            copy(tensor, ctypes.c_void_p(array.ctypes.data), array.nbytes)
-        if out is not None and not plain:
-            np.copyto(out, array, casting="no")
-            return out
-        return array
-
-
-def make_memory(signature: ModelSignature, device: tuple[int, int]) -> Memory:
-    """The memory of a device, for one thread's calls."""
-    return HostMemory(signature) if device == HOST else DeviceMemory(signature, device)
 
 
 def bind_weights(weights: Sequence[Array], device: tuple[int, int]) -> tvm_ffi.Array | None:
@@ -136,6 +104,6 @@ def _lend_weight(weight: Array) -> tvm_ffi.Tensor:
     return lend_array(aligned)
 
 
-def _fixed_shape(spec: TensorSpec) -> tuple[int, ...]:
+def fixed_shape(spec: TensorSpec) -> tuple[int, ...]:
     """The shape of an input: the manifest's checks leave no dimension of one open."""
     return tuple(axis for axis in spec.shape if axis is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -13,8 +12,10 @@ import tvm_ffi
 
 from tvmbridge.bundle import Bundle, VariantEntry
 from tvmbridge.cache import cache_folder
+from tvmbridge.cuda_runtime import install_hint, load_cudart, needed_cudart
 from tvmbridge.errors import ArtifactError, reason
-from tvmbridge.runtime.choose import detect_software
+from tvmbridge.runtime.choose import find_installed_libraries
+from tvmbridge.runtime.devices import CUDA_RUNTIME_NAME
 from tvmbridge.runtime.library import extracted_library
 from tvmbridge.runtime.threads import limit_spinning
 
@@ -26,13 +27,14 @@ class _Process:
     """What the dynamic linker has loaded for us; it belongs to the process, and so does this.
 
     tvm: version of the runtime; None before there is one. libraries: file names of the runtime libraries.
-    modules: digest of a compiled library → its module.
+    modules: digest of a compiled library → its module. cuda: TVM's CUDA runtime library.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     tvm: str | None = None
     libraries: set[str] = field(default_factory=set)
     modules: dict[str, tvm_ffi.Module] = field(default_factory=dict)
+    cuda: ctypes.CDLL | None = None
 
 
 _PROCESS = _Process()
@@ -61,6 +63,12 @@ def load_variant(bundle: Bundle, variant: VariantEntry) -> tvm_ffi.Module:
         return _PROCESS.modules[digest]
 
 
+def cuda_functions() -> ctypes.CDLL:
+    """The library through which libcudart's functions are found, once a CUDA variant is loaded."""
+    assert _PROCESS.cuda is not None
+    return _PROCESS.cuda
+
+
 def _load_runtime(bundle: Bundle, variant: VariantEntry) -> None:
     limit_spinning()
     imported = sys.modules.get("tvm")
@@ -73,17 +81,17 @@ def _load_runtime(bundle: Bundle, variant: VariantEntry) -> None:
             hint="load the two bundles in two processes",
         )
     members: dict[str, str | None] = {Path(name).name: name for name in variant.runtime_libraries}
-    members = members or {RUNTIME_NAME: None}
-    installed = _find_installed_folder(variant.tvm)
+    members = members or {name: None for name in (RUNTIME_NAME, *([CUDA_RUNTIME_NAME] * (variant.kind == "cuda")))}
+    installed = find_installed_libraries(variant.tvm)
     for name, member in members.items():
         if name in _PROCESS.libraries:
             continue
         # The installed file goes before the bundle's, so that a later `import tvm` finds its own runtime loaded.
         if installed is not None and (installed / name).is_file():
-            _load_global(installed / name, str(bundle.path))
+            _load_global(installed / name, str(bundle.path), cuda=name == CUDA_RUNTIME_NAME)
         elif member is not None:
             with extracted_library(bundle.read_member(member), cache_folder()) as path:
-                _load_global(path, f"{bundle.path}: {name}")
+                _load_global(path, f"{bundle.path}: {name}", cuda=name == CUDA_RUNTIME_NAME)
         else:
             raise ArtifactError(
                 f"{bundle.path}: carries no TVM runtime, and the installed apache-tvm has no {name}",
@@ -93,19 +101,16 @@ def _load_runtime(bundle: Bundle, variant: VariantEntry) -> None:
         _PROCESS.tvm = variant.tvm
 
 
-def _find_installed_folder(version: str) -> Path | None:
-    """The folder with the libraries of an installed apache-tvm of this version; tvm itself is not imported."""
-    if detect_software().tvm != version:
-        return None
-    spec = importlib.util.find_spec("tvm")
-    return Path(spec.origin).parent / "lib" if spec is not None and spec.origin else None
-
-
-def _load_global(path: Path, what: str) -> None:
+def _load_global(path: Path, what: str, *, cuda: bool) -> None:
+    cudart = needed_cudart(path.read_bytes()) if cuda else None
+    if cudart is not None and not load_cudart(cudart):
+        raise ArtifactError(f"{what}: needs NVIDIA's {cudart}, which is not on this machine", hint=install_hint(cudart))
     try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        _PROCESS.cuda = library if cuda else _PROCESS.cuda
     except OSError as exc:
+        missing = "install the GPU's driver" if cuda else None
         raise ArtifactError(
             f"{what}: the runtime library cannot be loaded: {exc}",
-            hint="if the cache folder is mounted noexec, set TVMBRIDGE_CACHE to another",
+            hint=missing or "if the cache folder is mounted noexec, set TVMBRIDGE_CACHE to another",
         ) from exc

@@ -41,7 +41,7 @@ def lend_array(array: Array) -> tvm_ffi.Tensor:
         return tvm_ffi.from_dlpack(array)
     # NumPy's DLPack knows no such dtype: lend the bits, and say what they are on TVM's side.
     bits = tvm_ffi.from_dlpack(array.view(f"uint{8 * array.dtype.itemsize}"))
-    return _view_as(bits, array.shape, array.dtype.name)
+    return view_as(bits, array.shape, array.dtype.name)
 
 
 def _writable_alias(array: Array) -> Array:
@@ -73,10 +73,11 @@ def require_shape(tensor: tvm_ffi.Tensor, array: Array) -> None:
 def _view(tensor: tvm_ffi.Tensor, dtype: np.dtype[Any]) -> Array:
     if dtype.isbuiltin != 2:
         return np.from_dlpack(tensor)
-    bits = _view_as(tensor, tuple(tensor.shape), f"uint{8 * dtype.itemsize}")
+    bits = view_as(tensor, tuple(tensor.shape), f"uint{8 * dtype.itemsize}")
     return np.from_dlpack(bits).view(dtype)
 
 
-def _view_as(tensor: tvm_ffi.Tensor, shape: tuple[int, ...], dtype: str) -> tvm_ffi.Tensor:
+def view_as(tensor: tvm_ffi.Tensor, shape: tuple[int, ...], dtype: str) -> tvm_ffi.Tensor:
+    """The same memory, of another shape and dtype."""
     view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
     return view(tensor, tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), 0)
