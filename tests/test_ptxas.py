@@ -90,4 +90,4 @@ def test_the_manifest_says_the_most_registers_and_whether_any_function_spills():
     functions = [GpuFunction(name, name, (1, 1, 1), (32, 1, 1), 0, code) for name, code in codes.items()]
     assert GpuBuild("nvcc 13.0.88", tuple(functions)).facts == GpuFacts("nvcc 13.0.88", 64, True)
     assert GpuBuild("nvcc 13.0.88", tuple(functions[:2])).facts == GpuFacts("nvcc 13.0.88", 28, False)
-    assert GpuBuild("nvcc 13.0.88", ()).facts == GpuFacts("nvcc 13.0.88", 0, False)
+    assert GpuBuild("nvcc 13.0.88", ()).facts == GpuFacts("nvcc 13.0.88", None, None)
