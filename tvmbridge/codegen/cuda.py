@@ -89,7 +89,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         why = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise CompileError(f"CUDA code generation failed: {why}")
     built = GpuBuild(_toolkit(nvcc), msgspec.json.decode(said, type=tuple[GpuFunction, ...]))
-    _require_launchable(built, target)
+    require_launchable(built, target)
     return built
 
 
@@ -98,13 +98,18 @@ def _toolkit(nvcc: str) -> str:
     return f"nvcc {parse_nvcc_version(run_command([nvcc, '--version'])) or 'of unknown version'}"
 
 
-def _require_launchable(built: GpuBuild, target: Target) -> None:
+def require_launchable(built: GpuBuild, target: Target) -> None:
+    """Raise CompileError where some function takes more than some architecture of the target has."""
+    unchecked = []
     for function in built.functions:
         for architecture in target.architectures:
             if fault := find_launch_fault(function, architecture):
                 raise CompileError(f"{function.kernel} cannot be launched on {architecture}: {function.name}: {fault}")
-            if all(code.architecture != architecture for code in function.code):
-                LOGGER.warning("ptxas does not say what %s takes of %s: not checked", function.name, architecture)
+        if {code.architecture for code in function.code} != set(target.architectures):
+            unchecked.append(function.name)
+    if unchecked:
+        what = "%s does not say what %d of %d functions take: their registers and shared memory are unchecked"
+        LOGGER.warning(what, built.toolkit, len(unchecked), len(built.functions))
 
 
 def _run_worker(
