@@ -60,7 +60,7 @@ def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
 
 def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) -> None:
     """Generate, compile and link one CUDA variant, in a child process that has the stand-in driver."""
-    nvcc, compiler = require_nvcc(), find_host_compiler()
+    nvcc = require_nvcc()
     known = nvcc_architectures(nvcc)
     unknown = [arch for arch in target.architectures if known and arch not in known]
     if unknown:
@@ -70,7 +70,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         )
     try:
         with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
-            done = _run_worker(module, target, library, nvcc, compiler, Path(folder))
+            done = _run_worker(module, target, library, nvcc, Path(folder))
     except subprocess.TimeoutExpired as exc:
         raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
     except (OSError, subprocess.SubprocessError) as exc:
@@ -81,23 +81,31 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
 
 
 def _run_worker(
-    module: tvm.IRModule, target: Target, library: Path, nvcc: str, compiler: str, folder: Path
+    module: tvm.IRModule, target: Target, library: Path, nvcc: str, folder: Path
 ) -> subprocess.CompletedProcess[str]:
-    stand_ins, ir, request = folder / "stand-ins", folder / "module.json", folder / "request.json"
-    _build_stand_ins(stand_ins, compiler)
+    ir, request = folder / "module.json", folder / "request.json"
     ir.write_text(tvm.ir.save_json(module))
     asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
     request.write_text(json.dumps(asked))
-    search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
     return subprocess.run(
         child_command("tvmbridge.codegen.cuda_worker", str(request)),
-        env=child_environment(LD_LIBRARY_PATH=search),
+        env=child_environment(**stand_in_path(folder)),
         capture_output=True,
         text=True,
         errors="replace",
         timeout=_COMPILE_TIMEOUT_S,
         check=False,
     )
+
+
+def stand_in_path(folder: Path) -> dict[str, str]:
+    """Build the stand-ins below `folder`; what a process needs in its environment to find them before all others.
+
+    ToolchainError where there is no C compiler, CompileError where it fails.
+    """
+    stand_ins = folder / "stand-ins"
+    _build_stand_ins(stand_ins, find_host_compiler())
+    return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))}
 
 
 def cuda_runtime_library() -> Path:
