@@ -4,8 +4,8 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow test-arm check conformance bench bench-tune random-graphs mutations \
-	clean
+.PHONY: demo test test-quick test-compiler test-slow arm-board test-arm test-arm-quick check conformance bench bench-tune \
+	random-graphs mutations clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -21,9 +21,14 @@ test-compiler: $(READY) ## tests that need TVM's compiler
 test-slow: $(READY)     ## end to end
 	$(BIN)/python -m pytest -q -m "slow and not arm"
 
-test-arm: $(READY)      ## ARM code on an emulated board (root; a minute to set it up); NOT RUN where that cannot be had
+arm-board: $(READY)     ## an emulated ARM board (root; a minute to set it up); tests on it are NOT RUN where it cannot be had
 	$(BIN)/python scripts/arm_environment.py || test $$? = 3
+
+test-arm: arm-board     ## ARM code on the board: all networks, tuning on two of it, one of which dies
 	$(BIN)/python -m pytest -q -m arm
+
+test-arm-quick: arm-board ## of these what takes minutes, for CI: two networks, and a board that only SSH reaches
+	$(BIN)/python -m pytest -q -m "arm and not slow"
 
 random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
 	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2

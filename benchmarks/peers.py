@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,13 +22,13 @@ from comparison.build import build_network
 from comparison.chart import write_chart
 from comparison.figures import Row, describe_row
 from comparison.goals import Goal, judge
+from comparison.machine import describe_machine
 from comparison.measure import measure_row
 from comparison.table import print_goals, print_rows
 from tvmbridge.host import detect_host
 
 FORMAT = "tvmbridge.peers"
 FORMAT_VERSION = 1
-PACKAGES = ("apache-tvm", "onnxruntime", "openvino", "numpy")
 SECONDS = 10.0
 ROUNDS = 5
 QUICK_SECONDS = 1.5
@@ -96,25 +92,6 @@ def describe_report(rows: Sequence[Row], goals: Sequence[Goal], machine: dict[st
         "machine": machine,
         "rows": [describe_row(row) for row in rows],
         "goals": [dataclasses.asdict(goal) for goal in goals],
-    }
-
-
-def describe_machine(cores: int) -> dict[str, Any]:
-    """What the figures depend on besides the programs' code. load_average: of others, as nothing is measured yet."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "cpu": detect_host().cpu_model,
-        "cores": cores,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
     }
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import networks
 from comparison.build import build_network
 from comparison.figures import EXPRESS, OPENVINO, OURS, REFERENCE, TUNED, Row, describe_row, geometric_mean
+from comparison.machine import describe_machine
 from comparison.measure import measure_bundles
 from comparison.table import print_goals
 from comparison.tuning import Tuned, retune_seconds, tune_network
 from comparison.tuning_goals import judge_tuning
-from peers import describe_machine
 from tvmbridge.cli.output import print_table
 from tvmbridge.host import detect_host
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from tvmbridge.cache import cache_folder
 NOT_POSSIBLE = 3
 
 _REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements-runtime.txt"
-_SUITE, _PYTHON = "bookworm", "3.11"
-_PACKAGES = ("python3", "libstdc++6")
+_MIRROR, _SUITE, _PYTHON = "http://deb.debian.org/debian", "bookworm", "3.11"
+_PACKAGES = ("python3", "libstdc++6", "openssh-server")  # the last: for who reaches it as boards are reached
 _SITE = f"usr/local/lib/python{_PYTHON}/dist-packages"
 # Beside apache-tvm: what its RPC and the command `tvmbridge` import where a device is served.
 _SERVING = (
@@ -52,8 +53,10 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _EMULATOR = "qemu-aarch64-static"
 _DEBIAN_PACKAGES = {
     "debootstrap": "debootstrap",
+    "ip": "iproute2",
     "unshare": "util-linux",
     "mount": "mount",
+    "ssh": "openssh-client",
     _EMULATOR: "qemu-user-static",
 }
 
@@ -96,6 +99,7 @@ rm -r "$1"/debootstrap "$1"/var/cache/apt/archives
 _RUN = (
     _EMULATE
     + r"""
+[ -z "$OFFLINE" ] || ip link set lo up
 lower=$1 work=$2 cpuinfo=$3 shared=$4
 shift 4
 mount -t tmpfs tmpfs "$work"
@@ -136,6 +140,7 @@ def main() -> int:
         "--share", type=Path, action="append", default=[], help="a folder of this machine, same path there"
     )
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of its environment")
+    run.add_argument("--offline", action="store_true", help="with a network of its own, which nothing else is on")
     run.add_argument("--folder", default="/", help="where the command starts (default: %(default)s)")
     run.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
@@ -168,9 +173,10 @@ def make_board() -> None:
         raise Problem("an arm64 root is made as root, on Linux: try sudo, or a container", NOT_POSSIBLE)
     board.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(board.parent / "arm64.lock"):
+        _install_tools(board)
         if not board.is_dir():
-            _install_tools()
             _try_to_emulate()
+            _reach_mirror()
             for abandoned in board.parent.glob("arm64-unfinished-*"):  # by a killed one: who works on it has the lock
                 shutil.rmtree(abandoned)
             unfinished = Path(tempfile.mkdtemp(prefix="arm64-unfinished-", dir=board.parent))
@@ -231,11 +237,13 @@ def run_command(arguments: argparse.Namespace) -> None:
         **dict(value.partition("=")[::2] for value in arguments.env),
         **({"PYTHONPATH": ":".join(search)} if search else {}),
         "FOLDER": arguments.folder,
+        "OFFLINE": "1" if arguments.offline else "",
         **_emulation(),
     }
     shared = "\n".join(str(folder.resolve()) for folder in arguments.share)
     mounted_on = str(board / "mounted")  # by nobody else: the namespace has it to itself
-    command = ["unshare", "--mount", "sh", "-c", _RUN, "sh", ":".join(lower), mounted_on, str(cpuinfo), shared]
+    spaces = ["--mount", *(["--net"] if arguments.offline else [])]
+    command = ["unshare", *spaces, "sh", "-c", _RUN, "sh", ":".join(lower), mounted_on, str(cpuinfo), shared]
     sys.stdout.flush()
     os.execvpe("unshare", [*command, *arguments.command], environment)
 
@@ -258,7 +266,7 @@ def _make_root(root: Path) -> None:
     with _step(f"Debian {_SUITE} for arm64"):
         options = ["--arch=arm64", "--foreign", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
         keyring = [f"--keyring={_KEYRING}"] if _KEYRING.exists() else []
-        _call(["debootstrap", *options, *keyring, _SUITE, str(root)])
+        _call(["debootstrap", *options, *keyring, _SUITE, str(root), _MIRROR])
         _call(["sh", "-c", _UNPACK, "sh", str(root)])
     with _step("NumPy, msgspec and tvm-ffi"):
         _pip_install(root / _SITE, ["--requirement", str(_REQUIREMENTS)])
@@ -278,9 +286,12 @@ def _pip_install(folder: Path, what: Sequence[str]) -> None:
     _call([*pip, f"--python-version={_PYTHON}", *platforms, "--no-compile", "--target", str(folder), *what])
 
 
-def _install_tools() -> None:
-    """Install what Debian has for this, where it is missing."""
-    wanted = {tool: package for tool, package in _DEBIAN_PACKAGES.items() if tool != _EMULATOR or _is_foreign()}
+def _install_tools(board: Path) -> None:
+    """Install what Debian has for this, where it is missing; a board that is there may be another machine's cache."""
+    needless = {"debootstrap"} if board.is_dir() else set()
+    if not _is_foreign():
+        needless.add(_EMULATOR)
+    wanted = {tool: package for tool, package in _DEBIAN_PACKAGES.items() if tool not in needless}
     packages = [package for tool, package in wanted.items() if shutil.which(tool) is None]
     if not packages:
         return
@@ -288,8 +299,19 @@ def _install_tools() -> None:
         raise Problem(f"{', '.join(packages)} is missing, and this is no Debian: install it", NOT_POSSIBLE)
     with _step(f"installing {', '.join(packages)}"):
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        _call(["apt-get", "update", "-qq"], environment=quiet)
-        _call(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment=quiet)
+        try:
+            _call(["apt-get", "update", "-qq"], environment=quiet)
+            _call(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], environment=quiet)
+        except Problem as problem:
+            raise Problem(str(problem), NOT_POSSIBLE) from problem
+
+
+def _reach_mirror() -> None:
+    """Problem where Debian cannot be had: that is this machine's network, and no fault of what makes the board."""
+    try:
+        urllib.request.urlopen(f"{_MIRROR}/dists/{_SUITE}/Release", timeout=60).close()
+    except OSError as exc:
+        raise Problem(f"{_MIRROR} is not reached from here: {exc}", NOT_POSSIBLE) from exc
 
 
 def _try_to_emulate() -> None:

@@ -38,10 +38,15 @@ def why_no_board() -> str | None:
 
 
 def board_command(
-    *command: object, tvm: bool = False, cpu: str = "cortex-a72", share: Sequence[Path] = (), **environment: object
+    *command: object,
+    tvm: bool = False,
+    offline: bool = False,
+    cpu: str = "cortex-a72",
+    share: Sequence[Path] = (),
+    **environment: object,
 ) -> list[str]:
     """The command line that runs `command` on the board. share: folders that it sees at their own paths."""
-    options = ["--cpu", cpu, *(["--tvm"] if tvm else [])]
+    options = ["--cpu", cpu, *(["--tvm"] if tvm else []), *(["--offline"] if offline else [])]
     for folder in share:
         options += ["--share", str(folder)]
     for name, value in environment.items():

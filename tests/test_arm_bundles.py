@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.arm, pytest.mark.usefixtures("arm_board")]
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "digits.onnx"
 TOLERANCE = 1e-4  # of max|a-b| / max|reference|
 A72 = "arm:cortex-a72"
+QUICK = ("mlp", "shufflenet")  # the networks of make test-arm-quick
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_board_takes_the_variant_that_its_core_runs(site: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(3600)] if name != "mlp" else [])
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow, pytest.mark.timeout(3600)])
         for name in NETWORKS
     ],
 )

@@ -27,7 +27,7 @@ from tvmbridge.tuning.record import render_config
 from tvmbridge.verify import random_inputs
 from tvmbridge.verify.elsewhere import time_elsewhere
 
-pytestmark = [pytest.mark.arm, pytest.mark.timeout(1800), pytest.mark.usefixtures("arm_board")]
+pytestmark = [pytest.mark.arm, pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("arm_board")]
 
 DIGITS = ROOT / "examples" / "digits" / "digits.onnx"
 KEY, TRIALS = "qemu-a72", 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def tool(tmp_path: Path) -> Tool:
 
 
 def start(tmp_path: Path, *arguments: str, only: bool = False, prelude: str = "") -> subprocess.Popen[str]:
-    """The script, as root would call it. only: its PATH is the test's. prelude: Python that runs before it."""
-    code = f"import os, platform, runpy, sys; os.geteuid = lambda: 0; platform.machine = lambda: 'x86_64'; {prelude}"
+    """The script, as root would call it, Debian in reach. only: its PATH is the test's. prelude: runs before."""
+    code = "import io, os, platform, runpy, sys, urllib.request; os.geteuid = lambda: 0; "
+    code += f"platform.machine = lambda: 'x86_64'; urllib.request.urlopen = lambda *_, **__: io.BytesIO(); {prelude}"
     code += "\nsys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     path = f"{tmp_path / 'bin'}" + ("" if only else f":{os.environ['PATH']}")
     environment = {**os.environ, "PATH": path, "TVMBRIDGE_CACHE": str(tmp_path / "cache")}
@@ -52,7 +54,7 @@ def call(tmp_path: Path, *arguments: str, **options: Any) -> subprocess.Complete
 
 
 def all_tools(tool: Tool) -> None:
-    for name in ("debootstrap", "unshare", "mount", "qemu-aarch64-static"):
+    for name in ("debootstrap", "ip", "unshare", "mount", "ssh", "qemu-aarch64-static"):
         tool(name, "exit 0")
 
 
@@ -73,7 +75,36 @@ def test_what_is_missing_and_cannot_be_installed_is_named(tmp_path: Path, tool: 
     tool("mount", "exit 0")
     done = call(tmp_path, only=True)
     assert done.returncode == NOT_POSSIBLE
-    assert "debootstrap, util-linux, qemu-user-static is missing, and this is no Debian" in done.stderr
+    missing = "debootstrap, iproute2, util-linux, openssh-client, qemu-user-static"
+    assert f"{missing} is missing, and this is no Debian" in done.stderr
+
+
+def test_tools_that_cannot_be_installed_are_no_failure_of_the_board(tmp_path: Path, tool: Tool) -> None:
+    tool("apt-get", "echo 'Could not resolve the mirror'; exit 100")
+    done = call(tmp_path, only=True)
+    assert done.returncode == NOT_POSSIBLE
+    assert "apt-get failed with status 100:\nCould not resolve the mirror" in done.stderr
+
+
+def test_a_network_without_debian_is_no_failure_of_the_board(tmp_path: Path, tool: Tool) -> None:
+    all_tools(tool)
+    tool("debootstrap", f"touch {tmp_path}/called")
+    unreachable = "\ndef urlopen(*_, **__): raise OSError('no route to it')\nurllib.request.urlopen = urlopen"
+    done = call(tmp_path, prelude=unreachable)
+    assert done.returncode == NOT_POSSIBLE and not (tmp_path / "called").exists()
+    assert "deb.debian.org/debian is not reached from here: no route to it" in done.stderr
+
+
+def test_of_a_board_that_another_machine_made_only_what_runs_it_is_installed(
+    tmp_path: Path, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("apt-get", f'echo "$@" >> {tmp_path}/installed')
+    monkeypatch.setenv("TVMBRIDGE_CACHE", str(tmp_path / "cache"))
+    runpy.run_path(str(SCRIPT))["board_folder"]().mkdir(parents=True)
+    call(tmp_path, only=True)
+    installed = (tmp_path / "installed").read_text()
+    assert installed.endswith("iproute2 util-linux mount openssh-client qemu-user-static\n")
+    assert "debootstrap" not in installed
 
 
 def test_a_kernel_that_forbids_it_is_quoted(tmp_path: Path, tool: Tool) -> None:

@@ -73,7 +73,7 @@ def test_an_address_that_others_reach_is_refused_without_insecure(host, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--tracker", "127.0.0.1:9190", "--key", "k", "--host", host])
     said = capsys.readouterr().err
-    assert stopped.value.code == 2 and f"--host {host}" in said and "--insecure" in said and "ssh -R" in said
+    assert stopped.value.code == 2 and f"--host {host}" in said and "--insecure" in said and "ssh -tt -R" in said
 
 
 def test_with_insecure_it_may_listen_anywhere_and_says_where(monkeypatch, capsys):

@@ -148,7 +148,7 @@ def test_tools_are_reported_found_or_with_what_to_install():
     assert list(by_name) == ["cc", "aarch64-linux-gnu-gcc", "ld.lld", "zig", "nvcc"]
     assert by_name["cc"].path == Path("/bin/cc")
     assert by_name["cc"].version == "12.2.0"
-    assert by_name["nvcc"].version == "13.0"
+    assert by_name["nvcc"].version == "13.0.88"
     assert by_name["aarch64-linux-gnu-gcc"].path is None
     assert by_name["aarch64-linux-gnu-gcc"].install_hint == "apt install gcc-aarch64-linux-gnu"
 

@@ -223,6 +223,19 @@ def test_the_page_is_whole_and_shows_curves_shares_gains_and_failures():
         assert all(cell.get("scope") for cell in table.iter("th"))
 
 
+def test_a_report_of_emulated_hardware_says_so_and_takes_nothing_of_the_real_ones():
+    emulated = msgspec.structs.replace(NATIVE, emulated=True)
+    (product, _) = tasks()
+    slow = record(product.untuned, 1, 9000.0, target=emulated.key, emulated=True)
+    records = LogRecords([*some_records(), *checks(), slow])
+    real, of_emulated = report_of([*some_records(), *checks(), slow]), report_lowered(network(), emulated, records)
+    assert (real.emulated, of_emulated.emulated) == (False, True)
+    assert real == report_of([*some_records(), *checks()])
+    assert (of_emulated.trials, of_emulated.kernels[0].best_us, of_emulated.checked) == (1, 9000.0, False)
+    assert "measured under emulation" in "".join(page_of([of_emulated]).itertext())
+    assert "emulation" not in "".join(page_of([real]).itertext())
+
+
 def test_several_targets_are_sections_that_can_be_jumped_to():
     reports = [report_of(some_records()), dataclasses.replace(report_of([]), name="edge")]
     page = page_of(reports)

@@ -20,6 +20,7 @@ from tvmbridge.emulation import is_emulated
 from tvmbridge.gpus import Gpu, Gpus, find_gpus
 
 COMMAND_TIMEOUT_S = 10.0
+NVCC_PACKAGES = "tvmbridge[cuda]"  # the extra of pyproject.toml that brings nvcc
 
 # Linux's name in /proc/cpuinfo → LLVM's, where LLVM's is not Linux's with the underscore left out.
 _X86_NAMES = {
@@ -284,14 +285,14 @@ def find_tools(
             "nvcc",
             find_nvcc(which, environ),
             "cuda targets",
-            "install the CUDA toolkit, set CUDA_HOME",
+            f"pip install {NVCC_PACKAGES}",
         ),
     )
     return tuple(
         Tool(
             name=name,
             path=Path(path) if path else None,
-            version=_version(run([path, "version" if name == "zig" else "--version"])) if path else None,
+            version=_version(name, run([path, "version" if name == "zig" else "--version"])) if path else None,
             needed_for=needed_for,
             install_hint=hint,
         )
@@ -311,13 +312,31 @@ def find_zig(which: Callable[[str], str | None]) -> str | None:
 
 
 def find_nvcc(which: Callable[[str], str | None], environ: Mapping[str, str]) -> str | None:
-    """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it."""
+    """nvcc on PATH, else in the toolkit that CUDA_HOME or CUDA_PATH names, else where its installer puts it.
+
+    Then among this Python's packages, where those that NVIDIA publishes on PyPI share a folder, nvidia/cu13. None where
+    there is none.
+    """
     folders = [environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if environ.get(name)]
-    return which("nvcc") or next(
-        filter(None, (which(f"{folder}/bin/nvcc") for folder in [*folders, "/usr/local/cuda"])), None
-    )
+    folders += ["/usr/local/cuda", *_packaged_toolkits()]
+    return which("nvcc") or next(filter(None, (which(f"{folder}/bin/nvcc") for folder in folders)), None)
 
 
-def _version(output: str | None) -> str | None:
+def _packaged_toolkits() -> list[str]:
+    """The folders of CUDA toolkits that pip has installed for this Python, the newest first."""
+    spec = importlib.util.find_spec("nvidia")
+    places = spec.submodule_search_locations if spec is not None else None
+    return sorted((str(path) for place in places or () for path in Path(place).glob("cu[0-9]*")), reverse=True)
+
+
+def parse_nvcc_version(output: str | None) -> str | None:
+    """The version in what `nvcc --version` says, "13.0.88"; None where there is none."""
+    match = re.search(r"\bV([0-9]+(?:\.[0-9]+)+)", output or "")
+    return match[1] if match else None
+
+
+def _version(name: str, output: str | None) -> str | None:
+    if name == "nvcc":
+        return parse_nvcc_version(output)
     match = re.search(r"[0-9]+(\.[0-9]+)+", output or "")
     return match[0] if match else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,13 +25,15 @@ class Build:
     """One network as a file and as a bundle.
 
     seconds: of the whole command, verification included; memory_bytes: the most that it and the programs it started
-    held at one time, at most. problem: why there is no bundle, None where there is one.
+    held at one time, at most. report: what the command said of its target. problem: why there is no bundle, None where
+    there is one.
     """
 
     model: Path
     bundle: Path
     seconds: float | None = None
     memory_bytes: int | None = None
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str | None = None
 
 
@@ -44,12 +48,19 @@ def write_network(network: str, batch: int, folder: Path) -> Path:
 
 def build_network(network: str, batch: int, folder: Path) -> Build:
     """Write the network into `folder` and build it there for this machine, untuned."""
-    build = Build(write_network(network, batch, folder), folder / f"{network}_b{batch}.tvmb")
-    options = ["--target", "native", "--no-tune", "--output", str(build.bundle), "--json"]
-    done = run_watched(child_command("tvmbridge", "build", str(build.model), *options), folder)
-    if done.returncode != 0 or not build.bundle.exists():
+    bundle = folder / f"{network}_b{batch}.tvmb"
+    return build_untuned(write_network(network, batch, folder), bundle, "--target", "native")
+
+
+def build_untuned(model: Path, bundle: Path, *options: str, timeout_s: float = math.inf) -> Build:
+    """Build the bundle of a model for the one target that the options say, in the bundle's folder."""
+    build = Build(model, bundle)
+    command = child_command("tvmbridge", "build", str(model), *options, "--no-tune", "--output", str(bundle), "--json")
+    done = run_watched(command, bundle.parent, timeout_s=timeout_s)
+    if done.returncode != 0 or not bundle.exists():
         return dataclasses.replace(build, problem=f"not built: {why_it_failed(done)}")
-    return dataclasses.replace(build, seconds=done.seconds, memory_bytes=done.memory_bytes)
+    (report,) = json.loads(done.output)["targets"]
+    return dataclasses.replace(build, seconds=done.seconds, memory_bytes=done.memory_bytes, report=report)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +74,11 @@ class Finished:
     memory_bytes: int
 
 
-def run_watched(command: Sequence[str], folder: Path) -> Finished:
-    """Run a command in `folder`, where no targets.yaml changes what is built, and watch its memory."""
+def run_watched(command: Sequence[str], folder: Path, *, timeout_s: float = math.inf) -> Finished:
+    """Run a command in `folder`, where no targets.yaml changes what is built, and watch its memory.
+
+    What takes longer than `timeout_s` is killed.
+    """
     output, errors = folder / "build.out", folder / "build.err"
     memory_bytes = 0
     started = time.perf_counter()
@@ -74,13 +88,14 @@ def run_watched(command: Sequence[str], folder: Path) -> Finished:
         subprocess.Popen(command, cwd=folder, env=child_environment(), stdout=out, stderr=err) as process,
     ):
         try:
-            while process.poll() is None:
+            while process.poll() is None and time.perf_counter() < started + timeout_s:
                 memory_bytes = max(memory_bytes, _held_bytes(process.pid))
                 time.sleep(_SAMPLE_S)
             seconds = time.perf_counter() - started
         finally:
             process.kill()
-    return Finished(process.returncode, output.read_text(), errors.read_text(), seconds, memory_bytes)
+            status = process.wait()
+    return Finished(status, output.read_text(), errors.read_text(), seconds, memory_bytes)
 
 
 def _held_bytes(process_id: int) -> int:

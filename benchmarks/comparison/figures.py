@@ -15,6 +15,13 @@ OPENVINO = "openvino"
 TVM_DEFAULT = "tvm_default"
 EXPRESS = "express"
 TUNED = "tuned"
+EAGER = "eager"
+EAGER_DEFAULTS = "eager_defaults"
+COMPILED = "compile"
+COMPILED_DEFAULTS = "compile_defaults"
+GRAPHS = "compile_graphs"
+ONNXRUNTIME_CUDA = "onnxruntime_cuda"
+TENSORRT = "tensorrt"
 TITLES = {
     OURS: "tvmbridge",
     EXPRESS: "express",
@@ -22,6 +29,13 @@ TITLES = {
     REFERENCE: "ONNX Runtime",
     OPENVINO: "OpenVINO",
     TVM_DEFAULT: "TVM's default",
+    EAGER: "eager",
+    EAGER_DEFAULTS: "eager, defaults",
+    COMPILED: "compile",
+    COMPILED_DEFAULTS: "compile, defaults",
+    GRAPHS: "compile, graphs",
+    ONNXRUNTIME_CUDA: "ONNX Runtime CUDA",
+    TENSORRT: "TensorRT",
 }
 
 NOT_INSTALLED = "not installed"
@@ -36,8 +50,27 @@ class Ratio:
     high: float
 
 
+class Timed:
+    """What follows from the times of a row's programs."""
+
+    rounds_us: dict[str, list[float]]
+
+    def median_us(self, program: str) -> float | None:
+        """The program's median over the rounds, microseconds; None where it has no figures."""
+        rounds = self.rounds_us.get(program)
+        return float(np.median(rounds)) if rounds else None
+
+    def ratio(self, program: str, base: str = REFERENCE) -> Ratio | None:
+        """The program's time over that of `base`, round by round; None where one of them has no figures."""
+        ours, theirs = self.rounds_us.get(program), self.rounds_us.get(base)
+        if not ours or not theirs:
+            return None
+        low, median, high = np.percentile(np.divide(ours, theirs), (25, 50, 75))
+        return Ratio(float(median), float(low), float(high))
+
+
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(Timed):
     """One network at one batch and thread count.
 
     build_seconds, build_memory_bytes: of the command that built it; None where it could not be built.
@@ -60,19 +93,6 @@ class Row:
     def label(self) -> str:
         """What the row is about, for people."""
         return f"{self.network}, batch {self.batch}"
-
-    def median_us(self, program: str) -> float | None:
-        """The program's median over the rounds, microseconds; None where it has no figures."""
-        rounds = self.rounds_us.get(program)
-        return float(np.median(rounds)) if rounds else None
-
-    def ratio(self, program: str, base: str = REFERENCE) -> Ratio | None:
-        """The program's time over that of `base`, round by round; None where one of them has no figures."""
-        ours, theirs = self.rounds_us.get(program), self.rounds_us.get(base)
-        if not ours or not theirs:
-            return None
-        low, median, high = np.percentile(np.divide(ours, theirs), (25, 50, 75))
-        return Ratio(float(median), float(low), float(high))
 
 
 def show_threads(threads: int) -> str:

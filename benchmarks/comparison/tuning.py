@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,24 @@ class Tuned:
         return self.trials / self.seconds if self.seconds else 0.0
 
 
-def tune_network(model: Path, log: Path, bundle: Path, *budget: str) -> Tuned:
-    """Build `bundle` with `log`, spending the budget that the options say."""
-    options = ["--target", "native", "--log", str(log), "--output", str(bundle), "--json", *budget]
-    done = run_watched(child_command("tvmbridge", "build", str(model), *options), model.parent)
+def tune_network(
+    model: Path,
+    log: Path,
+    bundle: Path,
+    *budget: str,
+    target: Sequence[str] = ("--target", "native"),
+    timeout_s: float = math.inf,
+) -> Tuned:
+    """Build `bundle` with `log`, spending the budget that the options say on the one target that `target` says."""
+    options = [*target, "--log", str(log), "--output", str(bundle), "--json", *budget]
+    command = child_command("tvmbridge", "build", str(model), *options)
+    done = run_watched(command, bundle.parent, timeout_s=timeout_s)
     if done.returncode != 0 or not bundle.exists():
         return Tuned(bundle, problem=f"not tuned: {why_it_failed(done)}")
-    (target,) = json.loads(done.output)["targets"]
-    tuning: dict[str, Any] = target["tuning"]
+    (outcome,) = json.loads(done.output)["targets"]
+    if outcome["tuning"] is None:
+        return Tuned(bundle, problem=f"not tuned: {outcome['untuned_because']}")
+    tuning: dict[str, Any] = outcome["tuning"]
     check = tuning["check"] or {}
     return Tuned(
         bundle,

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import onnx.reference
-
-from tests.random_graphs.conditioning import differs
 from tests.random_graphs.draw import Drawn
+from tests.random_graphs.fault import find_fault
 from tests.random_graphs.files import write_graph
-from tests.random_graphs.judge import AGREES, REFERENCE, REFUSED, Verdict, cause
-from tests.random_graphs.shrink import shrink
+from tests.random_graphs.judge import REFUSED, Verdict, cause
 from tests.random_graphs.worker import Worker
-
-_WITH_US = "onnx's reference agrees with tvmbridge"
 
 
 def main() -> int:
@@ -66,28 +59,25 @@ class _Campaign:
                 verdict, drawn = worker.judge_seeded(options.seed, index)
                 found = ""
                 if drawn is not None and verdict.is_wrong:
-                    found, is_ours = self._keep(worker, index, verdict, drawn)
-                    verdict = verdict if is_ours else Verdict(REFERENCE, verdict.why)
+                    verdict, found = self._keep(worker, index, verdict, drawn)
                 with self._lock:
                     self._note(index, verdict, drawn.operators if drawn is not None else (), found)
 
-    def _keep(self, worker: Worker, index: int, verdict: Verdict, drawn: Drawn) -> tuple[str, bool]:
-        """Save a wrong graph and its smaller form; what the smaller form is made of, and whether it is wrong of us."""
+    def _keep(self, worker: Worker, index: int, verdict: Verdict, drawn: Drawn) -> tuple[Verdict, str]:
+        """Save a wrong graph and its smaller form; what it counts as, and what the smaller form is made of."""
         options = self._options
         folder = options.output / f"{options.seed}-{index}"
         write_graph(drawn, folder)
         with self._lock:
             self._shrunk += 1
             if self._shrunk > options.shrink:
-                return " ".join(drawn.operators), True
-        small = shrink(drawn, lambda each: worker.judge(each).way == verdict.way)
-        final = worker.judge(small)
+                return verdict, " ".join(drawn.operators)
+        fault = find_fault(worker, drawn, verdict)
+        small = fault.small
         write_graph(small, folder / "small")
+        (folder / "small" / "graph.txt").write_text(str(fault))
         inputs = ", ".join(f"{value.dtype}{list(value.shape)}" for value in small.feeds.values())
-        opinion = _second_opinion(worker, small)
-        made_of = f"{onnx.printer.to_text(small.model)}\n{final.why}\n{opinion}\n"
-        (folder / "small" / "graph.txt").write_text(made_of)
-        return f"{' '.join(small.operators)} of {inputs}: {final.why[:200]}; {opinion}", opinion != _WITH_US
+        return fault.verdict, f"{' '.join(small.operators)} of {inputs}: {fault.why[:200]}; {fault.opinion}"
 
     def _note(self, index: int, verdict: Verdict, operators: tuple[str, ...], found: str) -> None:
         self._kinds[verdict.kind] += 1
@@ -118,20 +108,6 @@ class _Campaign:
         ):
             for why, count in counter.most_common():
                 print(f"{title} {count}: {why}")
-
-
-def _second_opinion(worker: Worker, drawn: Drawn) -> str:
-    """Whom onnx's own reference implementation agrees with."""
-    try:
-        values = onnx.reference.ReferenceEvaluator(drawn.model).run(None, drawn.feeds)
-        third = dict(zip(drawn.expected, map(np.asarray, values), strict=True))
-    except Exception as exc:  # Python code of 200 operators: whatever it raises
-        return f"onnx's reference fails: {type(exc).__name__}"
-    if all(differs(expected, third[name]) is None for name, expected in drawn.expected.items()):
-        return "onnx's reference agrees with ONNX Runtime"
-    if worker.judge(dataclasses.replace(drawn, expected=third)).kind == AGREES:
-        return _WITH_US
-    return "onnx's reference agrees with neither"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import msgspec
 
 from tvmbridge.bundle.bound import BoundValue, find_bound_fault
 from tvmbridge.bundle.dtypes import ELEMENT_BYTES
+from tvmbridge.bundle.gpu_code import GpuFacts
 from tvmbridge.errors import BundleFormatError, NewerVersionError
 from tvmbridge.signature import ModelSignature
 
@@ -99,6 +100,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unverified_because: why `accuracy` is None; None where it is not.
     latency_us: median of one call on the machine it was verified on; None where it was not measured.
     emulated: whether it was verified and measured under emulation: the latency is then no machine's.
+    gpu: what its GPU code takes, and what compiled it; None where it has none.
     precision: "float16": products multiply float16, whatever the model says; see docs/targets-yaml.md.
     """
 
@@ -122,6 +124,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_us: float | None = None
     emulated: bool = False
     precision: Literal["float32", "float16"] = "float32"
+    gpu: GpuFacts | None = None
 
 
 class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

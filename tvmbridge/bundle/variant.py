@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvmbridge.bundle.gpu_code import GpuBuild
 from tvmbridge.bundle.manifest import Accuracy, Requires
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class BuiltVariant:
     unverified_because: why accuracy is None.
     latency_us: median of one call on the machine it was verified on.
     emulated: whether that was under emulation.
+    gpu: what the compilers say of its GPU code; None where it has none.
     """
 
     target: Target
@@ -40,3 +42,4 @@ class BuiltVariant:
     unverified_because: str | None = None
     latency_us: float | None = None
     emulated: bool = False
+    gpu: GpuBuild | None = None

@@ -12,7 +12,7 @@ from tvmbridge.bundle import BuiltVariant, Requires
 from tvmbridge.codegen.assemble import assemble
 from tvmbridge.codegen.compile import compile_library
 from tvmbridge.codegen.elf import read_elf_facts
-from tvmbridge.codegen.fatbin import list_machine_code
+from tvmbridge.codegen.fatbin import list_machine_code, list_ptx
 from tvmbridge.codegen.plan import KernelPlan, plan_kernels
 from tvmbridge.codegen.tvm_runtime import runtime_folder
 from tvmbridge.errors import CompileError
@@ -39,7 +39,7 @@ def build_variant(
     plans = plan_kernels(lowered, target, records)
     module, weights = assemble(lowered, plans)
     library = folder / f"{target.name}.so"
-    compile_library(module, target, library)
+    gpu = compile_library(module, target, library)
     facts = read_elf_facts(library)
     if facts.machine != target.machine:
         raise CompileError(f"the linker made {facts.machine} code for {target.name}, which is {target.machine}")
@@ -47,6 +47,9 @@ def build_variant(
         missing = set(target.architectures) - set(list_machine_code(library))
         if missing:
             raise CompileError(f"the library of {target.name} holds no machine code for {', '.join(sorted(missing))}")
+        if target.architectures[-1] not in list_ptx(library):
+            newest = target.architectures[-1]
+            raise CompileError(f"the library of {target.name} holds no PTX of {newest}, which newer GPUs need")
     runtime_libraries = _runtime_libraries(target, library, folder)
     variant = BuiltVariant(
         target=target,
@@ -63,6 +66,7 @@ def build_variant(
         runtime_libraries=runtime_libraries,
         kernels=len(plans),
         tuned_kernels=sum(plan.record is not None for plan in plans),
+        gpu=gpu,
     )
     return variant, plans
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tvm
+from tvm.ir.instrument import PassInstrument
 
+from tvmbridge.bundle.gpu_code import GpuBuild
 from tvmbridge.codegen.cuda import compile_cuda_library
 from tvmbridge.codegen.link import find_linker, link
 from tvmbridge.errors import CompileError, TvmBridgeError, is_interrupt, reason
@@ -16,16 +18,16 @@ from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
 
 
-def compile_library(module: tvm.IRModule, target: Target, library: Path) -> None:
-    """Generate code for the target and link it into `library`.
+def compile_library(module: tvm.IRModule, target: Target, library: Path) -> GpuBuild | None:
+    """Generate code for the target and link it into `library`; of a cuda target, what the compilers say of its code.
 
     ToolchainError where a tool is missing (looked for before any work is done), CompileError where one fails.
     """
     linker = find_linker(target.machine)
     if target.kind == "cuda":
-        compile_cuda_library(module, target, library)
-    else:
-        generate_code(module, tvm_target(target), library, lambda output, objects: link(linker, objects, output))
+        return compile_cuda_library(module, target, library)
+    generate_code(module, tvm_target(target), library, lambda output, objects: link(linker, objects, output))
+    return None
 
 
 def generate_code(
@@ -33,10 +35,11 @@ def generate_code(
     target: tvm.target.Target,
     library: Path,
     link_objects: Callable[[str, list[str]], None],
+    instruments: Sequence[PassInstrument] = (),
 ) -> None:
     """Run TVM's code generation and hand its object files to `link_objects(output, objects)`."""
     try:
-        executable = machine_code(module, target)
+        executable = machine_code(module, target, instruments)
         with tempfile.TemporaryDirectory(prefix="tvmbridge-") as workspace:
             executable.export_library(
                 str(library),

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import tvm
 from elftools.elf.elffile import ELFFile
 
+from tvmbridge.bundle.gpu_code import GpuBuild, GpuFunction
 from tvmbridge.child import child_command, child_environment
+from tvmbridge.codegen.launch_limits import find_launch_fault
 from tvmbridge.errors import CompileError, ToolchainError, reason
-from tvmbridge.host import find_nvcc
+from tvmbridge.host import NVCC_PACKAGES, find_nvcc, parse_nvcc_version, run_command
 from tvmbridge.targets import Target
 
+LOGGER = logging.getLogger(__name__)
 _COMPILE_TIMEOUT_S = 3600.0
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE and cudaErrorNoDevice
 
@@ -36,8 +41,8 @@ def require_nvcc() -> str:
         return path
     raise ToolchainError(
         "no nvcc on this machine: CUDA targets need the CUDA toolkit (not a GPU)",
-        hint="install cuda-nvcc from NVIDIA's repository, or nvidia-cuda-toolkit from Debian's, "
-        "and put nvcc on PATH or set CUDA_HOME",
+        hint=f"pip install '{NVCC_PACKAGES}'; or install cuda-nvcc from NVIDIA's repository, and put nvcc on PATH "
+        "or set CUDA_HOME",
     )
 
 
@@ -58,8 +63,12 @@ def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^sm_\d+[a-z]?$", done.stdout, re.MULTILINE))
 
 
-def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) -> None:
-    """Generate, compile and link one CUDA variant, in a child process that has the stand-in driver."""
+def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) -> GpuBuild:
+    """Generate, compile and link one CUDA variant, in a child process that has the stand-in driver.
+
+    Returns what the compilers say of its GPU functions. CompileError where one fails, or where a function takes more
+    than an architecture of the target has.
+    """
     nvcc = require_nvcc()
     known = nvcc_architectures(nvcc)
     unknown = [arch for arch in target.architectures if known and arch not in known]
@@ -70,26 +79,46 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         )
     try:
         with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
-            done = _run_worker(module, target, library, nvcc, Path(folder))
+            report = Path(folder, "report.json")
+            done = _run_worker(module, target, library, report, nvcc)
+            said = report.read_bytes() if report.exists() else b""
     except subprocess.TimeoutExpired as exc:
         raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
     except (OSError, subprocess.SubprocessError) as exc:
         raise CompileError(f"CUDA code generation for {target.name} failed: {reason(exc)}") from exc
-    if done.returncode or not library.exists():
-        said = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
-        raise CompileError(f"CUDA code generation failed: {said}")
+    if done.returncode or not said or not library.exists():
+        why = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+        raise CompileError(f"CUDA code generation failed: {why}")
+    built = GpuBuild(_toolkit(nvcc), msgspec.json.decode(said, type=tuple[GpuFunction, ...]))
+    require_launchable(built.functions, target.architectures)
+    return built
+
+
+def _toolkit(nvcc: str) -> str:
+    """What bundles say that they were compiled with: "nvcc 13.0.88"."""
+    return f"nvcc {parse_nvcc_version(run_command([nvcc, '--version'])) or 'of unknown version'}"
+
+
+def require_launchable(functions: Sequence[GpuFunction], architectures: Sequence[str]) -> None:
+    """CompileError where a function takes more than one of the architectures has."""
+    for function in functions:
+        for architecture in architectures:
+            if fault := find_launch_fault(function, architecture):
+                raise CompileError(f"{function.kernel} cannot be launched on {architecture}: {function.name}: {fault}")
+            if all(code.architecture != architecture for code in function.code):
+                LOGGER.warning("ptxas does not say what %s takes of %s: not checked", function.name, architecture)
 
 
 def _run_worker(
-    module: tvm.IRModule, target: Target, library: Path, nvcc: str, folder: Path
+    module: tvm.IRModule, target: Target, library: Path, report: Path, nvcc: str
 ) -> subprocess.CompletedProcess[str]:
-    ir, request = folder / "module.json", folder / "request.json"
+    ir, request = report.with_name("module.json"), report.with_name("request.json")
     ir.write_text(tvm.ir.save_json(module))
-    asked = {"module": str(ir), "library": str(library), "nvcc": nvcc, "target": msgspec.to_builtins(target)}
-    request.write_text(json.dumps(asked))
+    paths = {"module": str(ir), "library": str(library), "report": str(report), "nvcc": nvcc}
+    request.write_text(json.dumps({**paths, "target": msgspec.to_builtins(target)}))
     return subprocess.run(
         child_command("tvmbridge.codegen.cuda_worker", str(request)),
-        env=child_environment(**stand_in_path(folder)),
+        env=child_environment(**stand_in_path(report.parent)),
         capture_output=True,
         text=True,
         errors="replace",

@@ -38,7 +38,7 @@ PORTS = range(9090, 9200)
 DESCRIBE, RUN_BUNDLE = "tvmbridge.device.describe", "tvmbridge.device.run_bundle"  # what a session can call
 _PAUSE_S = 0.2
 _LONGEST_LEASE_S = 3600.0  # a client whose network went away does not keep the device for ever
-_TUNNEL = "ssh -R 9190:127.0.0.1:9190 -L 9091:127.0.0.1:9091 BOARD … --port 9091 (docs/distributed-tuning.md)"
+_TUNNEL = "ssh -tt -R 9190:127.0.0.1:9190 -L 9091:127.0.0.1:9091 BOARD … --port 9091 (docs/distributed-tuning.md)"
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:

@@ -1,8 +1,12 @@
-"""Scheduled functions → machine code of a CPU: passes of our own, then TVM's code generation."""
+"""Scheduled functions → machine code: passes of our own, then TVM's code generation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import tvm
+from tvm.ir.instrument import PassInstrument
 from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 from tvm.relax.backend.cuda import pipeline as cuda
 
@@ -13,10 +17,16 @@ from tvmbridge.lowering.vector_math import vector_math
 _DONE = frozenset({"AnnotateTIROpPattern", "FoldConstant", "FuseOps", "FuseTIR"})
 
 
-def machine_code(module: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Executable:
-    """Compile a module; raises what TVM raises."""
+def machine_code(
+    module: tvm.IRModule, target: tvm.target.Target, instruments: Sequence[PassInstrument] = ()
+) -> tvm.runtime.Executable:
+    """Compile a module, with TVM's passes under these instruments; raises what TVM raises."""
     # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of a trial's compilation.
-    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_cse_tir": True}):
+    config: dict[str, Any] = {"tirx.disable_cse_tir": True}
+    if target.kind.name == "cuda":
+        # nvcc unrolls what it is told to (#pragma unroll): TVM would write out thousands of lines for it to read.
+        config["tirx.UnrollLoop"] = {"explicit_unroll": False}
+    with tvm.transform.PassContext(opt_level=3, config=config, instruments=list(instruments)):
         return tvm.compile(early_vectors(vector_math(module, target)), target=target, relax_pipeline=_pipeline(target))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tvmbridge.errors import TargetError
 from tvmbridge.host import Host, detect_host
+from tvmbridge.targets.gpu_architectures import GPU_ARCHITECTURES
 from tvmbridge.targets.llvm import (
     check_cpu,
     check_features,
@@ -23,7 +24,7 @@ from tvmbridge.targets.target import Kind, Precision, Target
 DEFAULT_CPU = {"x86_64": "x86-64-v3", "aarch64": "generic"}
 DEFAULT_CORES = 4
 DEFAULT_CUDA_HOST = "x86-64-v3"
-CUDA_ARCHITECTURES = tuple(f"sm_{number}" for number in (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121))
+CUDA_ARCHITECTURES = tuple(GPU_ARCHITECTURES)
 PRESET_FORMS = "native, x86, x86:CPU, x86-64-v2, x86-64-v3, x86-64-v4, arm, arm:CPU, cuda:sm_NN[,sm_NN…][,float16]"
 
 _MACHINES = {"x86": "x86_64", "arm": "aarch64"}

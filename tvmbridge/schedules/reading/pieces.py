@@ -46,8 +46,8 @@ def can_be_pieces(stage: Stage) -> bool:
     return stores_at_its_axes(stage) or (not shape and math.prod(extents) == 1)
 
 
-def read_pieces(stage: Stage) -> tuple[Piece, ...]:
-    """The pieces of a stage that `can_be_pieces`; none where it has no element."""
+def read_pieces(stage: Stage, most: int = _MAX_PIECES) -> tuple[Piece, ...]:
+    """The pieces of a stage that `can_be_pieces`, cut until there are `most`; none where it has no element."""
     if stage.size == 0:
         return ()
     flat = tvm.ir.Var("flat", "int64")
@@ -63,7 +63,7 @@ def read_pieces(stage: Stage) -> tuple[Piece, ...]:
     boxes = [(box, value)]
     while boxes:
         box, value = boxes.pop()
-        cut = boundary(value, box) if len(boxes) + len(found) < _MAX_PIECES else None
+        cut = boundary(value, box) if len(boxes) + len(found) + 1 < most else None
         if cut is None:
             found.append(_piece(stage.buffer, place, value, box))
             continue
@@ -73,6 +73,16 @@ def read_pieces(stage: Stage) -> tuple[Piece, ...]:
             smaller = [*box[:cut_axis], part, *box[cut_axis + 1 :]]
             boxes.append((smaller, simplified(value, smaller)))
     return tuple(found)
+
+
+def moved(piece: Piece, buffers: Mapping[tvm.ir.Var, tvm.ir.Var]) -> Piece:
+    """The piece with flat buffers in place of others."""
+
+    def load_moved(load: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
+        return tirx.BufferLoad(buffers[load.source], [offset(load)]) if load.source in buffers else load
+
+    value = tvm_ffi.structural_map(piece.value, (tvm.ir.TensorLoad, load_moved)) if buffers else piece.value
+    return dataclasses.replace(piece, buffer=buffers.get(piece.buffer, piece.buffer), value=value)
 
 
 def _with_flat_offsets(value: tvm.ir.Expr) -> tvm.ir.Expr:

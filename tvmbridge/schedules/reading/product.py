@@ -78,15 +78,18 @@ class Product:
         return str(self.main.buffer.dtype)
 
 
-def read_product(kernel: Kernel) -> Product | None:
-    """The kernel as a product; None where it is something else."""
+def read_product(kernel: Kernel, *, keep_pads: bool = True) -> Product | None:
+    """The kernel as a product; None where it is something else.
+
+    keep_pads: whether an operand's border of zeros is a copy made first, or else a choice wherever it is read.
+    """
     stages = read_stages(kernel.function)
     if stages is None or sum(stage.output for stage in stages) != 1:
         return None
     sums = [stage for stage in stages if stage.reduction]
     if len(sums) != 1:
         return None
-    stages = inline(stages, keep=lambda stage: reads(sums[0], stage.buffer) and chooses(stage.value))
+    stages = inline(stages, keep=lambda stage: keep_pads and reads(sums[0], stage.buffer) and chooses(stage.value))
     main = next(stage for stage in stages if stage.reduction)
     before, behind = stages[: stages.index(main)], stages[stages.index(main) + 1 :]
     if len(behind) > 1 or any(not reads(main, pad.buffer) for pad in before):

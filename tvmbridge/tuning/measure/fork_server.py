@@ -123,9 +123,11 @@ class _Job:
         self.forked = Forked(self._id, functools.partial(_work, request, setting))
 
     def hear(self) -> bool:
-        """Take in what the child says; whether that was all."""
+        """Take in what the child says, as long as it is in time; whether that was all."""
         messages = self.forked.hear()
         for message in messages or ():
+            if self.is_late():
+                return True
             if "result" in message:
                 self._result = message["result"]
             else:

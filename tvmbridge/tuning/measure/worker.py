@@ -139,14 +139,15 @@ class _Batch:
         if 0 in ready:
             _end_all()
         for descriptor, child in active.items():
-            if descriptor in ready:
+            doing, limit_s = (
+                ("running", self._run_timeout_s) if child is self._running else ("compiling", self._build_timeout_s)
+            )
+            if child.elapsed_s > limit_s:  # first: what it says after that comes too late
+                self._finish(child, error=f"{doing} took over {limit_s:g} s")
+            elif descriptor in ready:
                 self._hear(child)
             elif descriptor in ended:
                 self._finish(child)
-            elif child is self._running and child.elapsed_s > self._run_timeout_s:
-                self._finish(child, error=f"running took over {self._run_timeout_s:g} s")
-            elif child is not self._running and child.elapsed_s > self._build_timeout_s:
-                self._finish(child, error=f"compiling took over {self._build_timeout_s:g} s")
 
     def _hear(self, child: Forked) -> None:
         messages = child.hear()

@@ -15,13 +15,13 @@ from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.cpu.contraction.columns import columns_of
 from tvmbridge.schedules.cpu.contraction.microkernel import BLOCK, Plan, ProductWriter
-from tvmbridge.schedules.cpu.contraction.tail import reads_each_once
 from tvmbridge.schedules.cpu.map.writing import write_maps
 from tvmbridge.schedules.loops.costs import worth_threads
 from tvmbridge.schedules.loops.emit import scratch, sequence, with_body
 from tvmbridge.schedules.loops.expressions import loads, replace_loads
 from tvmbridge.schedules.loops.indices import flat_offset, offset, step
 from tvmbridge.schedules.loops.register_tile import fitting_tiles
+from tvmbridge.schedules.loops.tail import reads_each_once
 from tvmbridge.schedules.loops.tiling import Blocks, cut, lanes_of, within
 from tvmbridge.schedules.reading.product import Product, read_product
 from tvmbridge.schedules.reading.rows import read_rows

@@ -16,7 +16,6 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.schedules.cpu.contraction.columns import Columns
-from tvmbridge.schedules.cpu.contraction.tail import HEAVY, store_result
 from tvmbridge.schedules.loops.costs import operations
 from tvmbridge.schedules.loops.emit import (
     block,
@@ -33,6 +32,7 @@ from tvmbridge.schedules.loops.expressions import Values, loads, number, reload,
 from tvmbridge.schedules.loops.indices import coordinates, unravel
 from tvmbridge.schedules.loops.register_tile import RegisterTile, register_tile
 from tvmbridge.schedules.loops.stages import Axis
+from tvmbridge.schedules.loops.tail import HEAVY, store_result
 from tvmbridge.schedules.loops.tiling import Tiles
 from tvmbridge.schedules.reading.product import Product
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import tvm
@@ -13,10 +12,9 @@ from tvmbridge.schedules.cpu.map.sweep import sweep
 from tvmbridge.schedules.loops.costs import VECTOR_NS, operations, worth_threads
 from tvmbridge.schedules.loops.emit import parallel, sequence
 from tvmbridge.schedules.loops.expressions import is_float, loads
-from tvmbridge.schedules.loops.indices import offset
 from tvmbridge.schedules.loops.stages import Stage
 from tvmbridge.schedules.loops.tiling import lanes_of
-from tvmbridge.schedules.reading.pieces import Piece, read_pieces
+from tvmbridge.schedules.reading.pieces import moved, read_pieces
 from tvmbridge.targets import Target
 
 _BYTES_PER_NS = 20  # what one core moves between its caches
@@ -31,7 +29,7 @@ def write_maps(
     them down to what their indices reach for the extents that are used.
     unroll: vectors in one step of a loop. tasks: into how many the work is cut where it is enough to be worth it.
     """
-    pieces = [(_moved(piece, kept), _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
+    pieces = [(moved(piece, kept), _lanes(stage, target)) for stage in stages for piece in read_pieces(stage)]
     if not pieces:
         return tirx.Evaluate(0)
     if tasks == 1 or not worth_threads(sum(_work_ns(stage, target) for stage in stages), target):
@@ -39,16 +37,6 @@ def write_maps(
     return parallel(
         tasks, lambda task: sequence(*(sweep(piece, lanes, unroll, (task, tasks)) for piece, lanes in pieces))
     )
-
-
-def _moved(piece: Piece, buffers: Mapping[tvm.ir.Var, tvm.ir.Var]) -> Piece:
-    """The piece with flat buffers in place of others."""
-
-    def moved(load: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
-        return tirx.BufferLoad(buffers[load.source], [offset(load)]) if load.source in buffers else load
-
-    value = tvm_ffi.structural_map(piece.value, (tvm.ir.TensorLoad, moved)) if buffers else piece.value
-    return dataclasses.replace(piece, buffer=buffers.get(piece.buffer, piece.buffer), value=value)
 
 
 def _lanes(stage: Stage, target: Target) -> int:

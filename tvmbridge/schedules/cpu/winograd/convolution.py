@@ -9,11 +9,11 @@ import tvm
 from tvm import tirx
 
 from tvmbridge.lowering import Kernel
-from tvmbridge.schedules.cpu.contraction.tail import reads_each_once
 from tvmbridge.schedules.cpu.winograd.transforms import WINDOW
 from tvmbridge.schedules.loops.expressions import chooses, constant, is_choice, loads, number, substitute
 from tvmbridge.schedules.loops.indices import linear
 from tvmbridge.schedules.loops.stages import Axis, Stage, stores_at_its_axes
+from tvmbridge.schedules.loops.tail import reads_each_once
 from tvmbridge.schedules.reading.product import Product, read_product
 
 

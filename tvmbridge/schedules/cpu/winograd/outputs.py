@@ -5,12 +5,12 @@ from __future__ import annotations
 import tvm
 from tvm import tirx
 
-from tvmbridge.schedules.cpu.contraction.tail import HEAVY, store_result
 from tvmbridge.schedules.cpu.winograd.plan import Plan, Scratch, Spot, over_tiles
 from tvmbridge.schedules.loops.costs import operations
 from tvmbridge.schedules.loops.emit import loop, scratch, sequence, store, unrolled, vectorized
 from tvmbridge.schedules.loops.expressions import Values, number
 from tvmbridge.schedules.loops.shares import Share
+from tvmbridge.schedules.loops.tail import HEAVY, store_result
 
 
 def transform_outputs(plan: Plan, memory: Scratch, block: tvm.ir.Expr, share: Share | None) -> tirx.Stmt:

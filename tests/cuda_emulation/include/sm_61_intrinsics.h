@@ -1,0 +1,2 @@
+// All of it is in cuda.h.
+#include "cuda.h"
