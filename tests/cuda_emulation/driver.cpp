@@ -217,6 +217,34 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** para
   });
 }
 
+int cuInit(unsigned) {
+  EMULATION_ENTER();
+  return kSuccess;
+}
+
+int cuDriverGetVersion(int* version) {
+  *version = 13000;
+  return kSuccess;
+}
+
+int cuDeviceGetCount(int* count) {
+  *count = 1;
+  return kSuccess;
+}
+
+int cuDeviceGet(int* device, int index) {
+  *device = index;
+  return index ? kInvalidDevice : kSuccess;
+}
+
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  constexpr int kMajor = 75, kMinor = 76;
+  if (device) return kInvalidDevice;
+  if (attribute != kMajor && attribute != kMinor) return kNotSupported;
+  *value = attribute == kMajor ? settings().major : settings().minor;
+  return kSuccess;
+}
+
 int cuDeviceGetName(char* name, int length, int device) {
   if (device) return kInvalidDevice;
   std::snprintf(name, length, "%s", kDeviceName);
