@@ -55,8 +55,8 @@ class RegisterTiles:
         self._tile, self._dtype = tile, dtype
         lanes = _VECTOR_BYTES // (tvm.DataType(operand_dtype).bits // 8)
         self._row_lanes, self._column_lanes = min(lanes, tile.thread_rows), min(lanes, tile.thread_columns)
-        # Rows of the shared tile start on another bank, and where a vector may be read.
-        self.padding = (self._row_lanes, self._column_lanes)
+        # Rows of a tile start on other banks, and where a vector may be read or stored.
+        self.padding = (lanes, lanes)
         self._sums, self._sums_made = registers(tile.thread_rows * tile.thread_columns, dtype, "sums")
         self._left, self._left_made = registers(tile.thread_rows, operand_dtype, "left_values")
         self._right, self._right_made = registers(tile.thread_columns, operand_dtype, "right_values")
