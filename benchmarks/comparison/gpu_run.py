@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tvmbridge.gpus import read_gpu_states
 
 from comparison.build import build_untuned, write_network
 from comparison.figures import ONNXRUNTIME_CUDA, OURS, TUNED
@@ -24,6 +23,7 @@ from comparison.half_model import half_model
 from comparison.plain_graph import write_plain_graph
 from comparison.tuning import tune_network
 from tvmbridge.bundle import open_bundle
+from tvmbridge.gpus import read_gpu_states
 from tvmbridge.host import run_command
 from tvmbridge.signature import ModelSignature
 from tvmbridge.verify import ReferenceSession, compare_outputs, random_inputs
