@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> int:
     rows = list(benchmark.rows.values())
     keep_row(None, left_out)
     if rows:
-        print_gpu_rows(rows, left_out)
+        print_gpu_rows(rows, left_out, machine)
         print_goals(goals)
     unbuilt = any(step.kind == "build" for step in left_out)
     return 0 if rows and not unbuilt and all(row.verified for row in rows) else 1

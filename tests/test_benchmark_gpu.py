@@ -35,6 +35,17 @@ from comparison.plain_graph import plain_graph, recognise_idioms, write_plain_gr
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 NETWORKS = ("resnet50", "bert4")
 SMALL = ("mlp", "squeezenet", "mobilenet_v2")
+MACHINE = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "gpu": "Some GPU",
+    "architecture": "sm_90",
+    "emulated": True,
+    "state": {"driver": "580.1"},
+    "cuda_of_driver": "13.0",
+    "nvcc": "13.0.88",
+    "versions": {"apache-tvm": "0.27.0"},
+    "peer_versions": {"problem": "/none/python does not run"},
+}
 # A Python with torch, where that is not this one: torch is no part of the development install.
 PEER_PYTHON = os.environ.get("TVMBRIDGE_PEER_PYTHON", sys.executable)
 
@@ -121,9 +132,13 @@ def test_a_part_of_the_networks_meets_no_goal():
 def test_the_table_has_a_column_for_each_program_that_was_timed_and_says_why_others_were_not(capsys):
     wrong = row("bert4", problem="wrong: 2.0e-02 relative error", errors={OURS: 0.02}, rounds_us={})
     rows = [row(absent={COMPILED: "failed: RuntimeError: no triton", "tensorrt": NOT_INSTALLED}), wrong]
-    print_gpu_rows(rows, [Step("tune", Case("bert4", 16, "float16"))] * 2)
+    print_gpu_rows(rows, [Step("tune", Case("bert4", 16, "float16"))] * 2, MACHINE)
     out = capsys.readouterr().out
-    header, first, second = out.splitlines()[:3]
+    machine, header, first, second = out.splitlines()[:4]
+    assert machine == (
+        "2026-01-02, Some GPU (sm_90), driver 580.1, CUDA 13.0, nvcc 13.0.88, apache-tvm 0.27.0, torch not installed. "
+        "EMULATED: its times are no GPU's"
+    )
     assert "tuned ms" in header and "compile ms" in header and "TensorRT" not in header
     assert first.split()[:7] == ["resnet50", "1", "float32", "1.5", "0.9", "1", "1"]
     assert "0.90" in first and "2.0e-02" in second
