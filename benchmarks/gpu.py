@@ -28,10 +28,9 @@ from comparison.bring import BringError, collect, make_environment
 from comparison.gpu_plan import PRECISIONS, Step, plan
 
 if TYPE_CHECKING:
-    from tvmbridge.gpus import Gpu
-
     from comparison.goals import Goal
     from comparison.gpu_figures import GpuRow
+    from tvmbridge.gpus import Gpu
 
 FORMAT = "tvmbridge.gpu"
 FORMAT_VERSION = 1
@@ -131,10 +130,9 @@ def measure(options: argparse.Namespace) -> int:
 
 def describe_gpu_machine(peer_python: str, peer_path: str, gpu: Gpu, cuda: str | None) -> dict[str, Any]:
     """What the figures depend on besides the programs' code."""
-    from tvmbridge.gpus import read_gpu_states
-
     from comparison.gpu_turns import Worker, WorkerError
     from comparison.machine import describe_machine
+    from tvmbridge.gpus import read_gpu_states
     from tvmbridge.host import detect_host, find_tools, run_command
 
     try:
