@@ -69,7 +69,9 @@ def _show_machine(machine: Mapping[str, Any]) -> str:
         f"apache-tvm {machine['versions']['apache-tvm']}",
         f"torch {peers.get('torch') or 'not installed'}",
     ]
-    return ", ".join(parts) + (". EMULATED: its times are no GPU's" if machine["emulated"] else "")
+    warnings = ["EMULATED: its times are no GPU's"] if machine["emulated"] else []
+    warnings += ["torch computes on the CPU"] if machine["peer_device"] == "cpu" else []
+    return ". ".join([", ".join(parts), *warnings])
 
 
 def _cells(row: GpuRow, shown: Sequence[str]) -> list[str]:
