@@ -19,8 +19,10 @@ from tvm import relax
 from tvmbridge.bundle.gpu_code import GpuBuild, GpuFunction, MachineCode
 from tvmbridge.codegen import build_variant, cuda
 from tvmbridge.codegen.cuda import nvcc_architectures, require_nvcc
+from tvmbridge.codegen.cuda_worker import allow_registers, compile_fatbin
 from tvmbridge.codegen.elf import read_elf_facts
 from tvmbridge.codegen.fatbin import list_machine_code, list_ptx, parse_machine_code, parse_ptx
+from tvmbridge.codegen.ptxas import parse_ptxas
 from tvmbridge.errors import CompileError, ToolchainError
 from tvmbridge.host import find_nvcc
 from tvmbridge.lowering import LoweredModel
@@ -133,6 +135,33 @@ def test_an_architecture_that_nvcc_does_not_know_is_an_error_that_lists_those_it
     monkeypatch.setattr(cuda, "nvcc_architectures", lambda _nvcc: ("sm_80",))
     with pytest.raises(ToolchainError, match="makes no code for sm_90; it knows sm_80"):
         build_variant(network(), TARGET, None, tmp_path)
+
+
+def test_functions_that_spill_may_have_all_registers_and_no_others():
+    head = 'extern "C" __global__ void __launch_bounds__'
+    source = (
+        f"{head}(128) dense_kernel(float*);\n{head}(128) dense_kernel_1(float*) {{}}\n{head}(64) dense_kernel() {{}}"
+    )
+    freed = allow_registers(source, {"dense_kernel"})
+    assert freed.count("(128, 1) dense_kernel(") == freed.count("(64, 1) dense_kernel(") == 1
+    assert "(128) dense_kernel_1(" in freed and freed.count(", 1)") == 2
+
+
+@pytest.mark.slow
+def test_spills_that_no_register_could_hold_are_reported() -> None:
+    listened: list[str] = []
+    source = """extern "C" __global__ void __launch_bounds__(1024) wide(float *x) {
+  float y[96];
+#pragma unroll
+  for (int i = 0; i < 96; i++) y[i] = x[i * 1024 + threadIdx.x];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 96; i++) x[i * 1024 + threadIdx.x] = y[95 - i] * y[(i * 7) % 96];
+}"""
+    assert parse_ptx(compile_fatbin(require_nvcc(), source, ("sm_80",), listened.append)) == ("sm_80",)
+    ((code,),) = parse_ptxas("".join(listened)).values()
+    assert code.registers == 64 and code.spills  # 1024 threads have no more: it is said, once, and not tried for ever
+    assert len(listened) == 1
 
 
 def test_a_missing_nvcc_is_an_error_that_names_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -21,10 +22,6 @@ from tvmbridge.codegen.ptxas import parse_ptxas
 from tvmbridge.errors import CompileError, ToolchainError, TvmBridgeError
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
-
-# At its default level, 5, ptxas keeps below round numbers of registers, 80 or 96, so that an SM takes more blocks, and
-# spills for that: 3 of ResNet-50's products on sm_90. At 6 none spills, and these take 95 to 105.
-_PTXAS = ("-Xptxas=-v", "-Xptxas=--register-usage-level=6")
 
 
 def main(request_path: str) -> int:
@@ -75,8 +72,27 @@ def compile_fatbin(
 ) -> bytes:
     """Compile CUDA source to machine code for each architecture, and PTX of the newest for GPUs to come.
 
-    on_said: called with what the compilers say of it (see `ptxas`).
+    ptxas keeps functions below round numbers of registers, so that an SM takes more blocks, and spills some for that.
+    Where it does, the source is compiled once more with all registers for these. on_said: called with what the
+    compilers say of the result (see `ptxas`).
     """
+    fatbin, said = _run_nvcc(nvcc, code, architectures)
+    spilling = {name for name, codes in parse_ptxas(said).items() if any(each.spills for each in codes)}
+    if spilling:
+        fatbin, said = _run_nvcc(nvcc, allow_registers(code, spilling), architectures)
+    if on_said is not None:
+        on_said(said)
+    return fatbin
+
+
+def allow_registers(code: str, functions: Collection[str]) -> str:
+    """The source with launch bounds by which one block of each of the functions may have all registers of an SM."""
+    names = "|".join(map(re.escape, functions))
+    return re.sub(rf"__launch_bounds__\((\d+)\)(?= (?:{names})\()", r"__launch_bounds__(\1, 1)", code)
+
+
+def _run_nvcc(nvcc: str, code: str, architectures: tuple[str, ...]) -> tuple[bytes, str]:
+    """The fat binary, and what the compilers say of it."""
     newest = architectures[-1].removeprefix("sm_")
     generate = [f"-gencode=arch=compute_{a.removeprefix('sm_')},code={a}" for a in architectures]
     generate.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
@@ -85,13 +101,11 @@ def compile_fatbin(
         source.write_text(code)
         # A thread an architecture, which halves the time of two; --split-compile and ptxas -O2 save nothing. lineinfo
         # and other paths of this machine are left out of the result.
-        command = [nvcc, "--fatbin", "-O3", "--threads=0", *_PTXAS, *generate, "-o", str(fatbin), str(source)]
+        command = [nvcc, "--fatbin", "-O3", "-Xptxas=-v", "--threads=0", *generate, "-o", str(fatbin), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(f"nvcc failed with status {done.returncode}: {_first_errors(done.stderr)}")
-        if on_said is not None:
-            on_said(done.stderr)
-        return fatbin.read_bytes()
+        return fatbin.read_bytes(), done.stderr
 
 
 def _first_errors(output: str) -> str:
