@@ -148,3 +148,12 @@ def test_a_build_verifies_and_times_on_the_emulated_device_and_says_so(tmp_path:
 def test_a_benchmark_network_is_right(name: str, tmp_path: Path) -> None:
     onnx.save(make_network(name, 2 if name == "mlp" else 1), tmp_path / "model.onnx")
     compare(tmp_path / "model.onnx", f"--tolerance={TOLERANCE}", "--samples=1")
+
+
+@pytest.mark.cuda
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["resnet50", "vit_tiny", "bert4"])
+def test_a_benchmark_network_is_right_in_float16(name: str, tmp_path: Path) -> None:
+    onnx.save(make_network(name), tmp_path / "model.onnx")
+    options = ("--target=cuda:sm_80,float16", f"--tolerance={FLOAT16_TOLERANCE}", "--samples=1")
+    compare(tmp_path / "model.onnx", *options)
