@@ -12,9 +12,9 @@ from cuda_emulation.raw import compile_source, run_kernel
 
 from tvmbridge.codegen.cuda import nvcc_architectures
 from tvmbridge.codegen.fatbin import parse_machine_code
-from tvmbridge.host import Gpu, parse_gpus
+from tvmbridge.gpus import Gpu, Gpus, find_gpus, read_gpu_states
 
-pytestmark = pytest.mark.cuda
+pytestmark = pytest.mark.compiler
 
 INVALID_VALUE, NO_BINARY, ILLEGAL_ADDRESS, OUT_OF_RESOURCES, LAUNCH_FAILED = 1, 209, 700, 701, 719
 
@@ -128,11 +128,11 @@ def test_float16_rounds_each_operation() -> None:
     #include <cuda_fp16.h>
     extern "C" __global__ void k(half* x, half* y, half* z) {
       int i = blockIdx.x * 64 + threadIdx.x;
-      z[i] = (x[i] * y[i] + __float2half(0.1f)) / (hexp(y[i]) + half(1));
+      z[i] = x[i] * y[i] / (hexp(y[i]) - __float2half(0.1f));
     }"""
     x, y = (array.astype(np.float16) for array in (rows(4, 64), rows(4, 64)[::-1]))
     ran = run_kernel(source, arrays={"x": x, "y": y, "z": x}, grid=(4, 1, 1), block=(64, 1, 1))
-    expected = (x * y + np.float16(0.1)) / (np.exp(y.astype(np.float32)).astype(np.float16) + np.float16(1))
+    expected = x * y / (np.exp(y.astype(np.float32)).astype(np.float16) - np.float16(0.1))
     assert np.array_equal(ran.arrays["z"], expected)
 
 
@@ -188,7 +188,7 @@ def test_a_fragment_at_a_misaligned_address_is_an_error() -> None:
     a = rows(32, 48).astype(np.float16)
     ran = run_kernel(source, arrays={"a": a, "b": a, "c": np.zeros((32, 16), np.float32)}, block=(64, 1, 1))
     assert ran.code == LAUNCH_FAILED
-    assert "no multiple of 32 bytes, in k, block (0, 0, 0), thread (0, 0, 0)" in ran.said
+    assert "no multiple of 32 bytes, in k, block (0, 0, 0), thread (31, 0, 0)" in ran.said
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_a_fragment_at_a_misaligned_address_is_an_error() -> None:
     [
         ("if (threadIdx.x < 5) __syncthreads();", LAUNCH_FAILED, "of 32 threads 5 wait at __syncthreads"),
         ("x[1 << 20] = 0;", ILLEGAL_ADDRESS, "which no allocation holds, in k, block (0, 0, 0), thread (0, 0, 0)"),
-        ("x[64] = x[64];", ILLEGAL_ADDRESS, "which no allocation holds"),
+        ("x[64] += 1;", ILLEGAL_ADDRESS, "which no allocation holds"),
         ("__shared__ float s[32]; s[threadIdx.x + 1] = 0; x[0] = s[0];", ILLEGAL_ADDRESS, "behind the shared array s"),
         ("if (threadIdx.x) __shfl_sync(0xffffffff, 1, 0);", 0, ""),
         ("if (threadIdx.x % 2) __syncthreads(); else __syncwarp(0xffffffff);", LAUNCH_FAILED, "none can go on"),
-        ("__shfl_sync(threadIdx.x ? 0xffffffff : 1, 1, 0);", LAUNCH_FAILED, "with different masks"),
-        ("x[0] = 1 / (int)(threadIdx.x - 3 - blockIdx.x);", LAUNCH_FAILED, "divided by zero"),
+        ("__shfl_sync(threadIdx.x ? 0xffffffff : 3, 1, 0);", LAUNCH_FAILED, "with different masks"),
+        ("x[0] = 7 / (int)(threadIdx.x - 3 - blockIdx.x);", LAUNCH_FAILED, "divided by zero"),
         ("__trap();", LAUNCH_FAILED, "__trap() was called"),
     ],
 )
@@ -240,10 +240,14 @@ def test_the_toolkit_looks_like_nvidias_to_tvmbridge(tmp_path: Path) -> None:
     assert {"sm_75", "sm_80", "sm_90"} <= set(nvcc_architectures(str(toolkit / "bin" / "nvcc")))
     image = compile_source('extern "C" __global__ void k(int* x) { *x = 1; }', tmp_path, ("sm_75", "sm_90"))
     assert parse_machine_code(image) == ("sm_75", "sm_90")
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
     environment = emulated_environment(toolkit, CUDA_EMULATION_CAPABILITY="9.0")
-    said = subprocess.run(query, env=environment, capture_output=True, text=True, check=True).stdout
-    assert parse_gpus(said)[0] == (Gpu("Emulated CUDA device", "sm_90"),)
+
+    def run(command: list[str]) -> str:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert find_gpus(run) == Gpus((Gpu("Emulated CUDA device", "sm_90"),), "13.0", None)
+    assert find_gpus(run).devices[0].emulated
+    assert [state.name for state in read_gpu_states(run)] == ["Emulated CUDA device"]
 
 
 def test_code_for_another_major_version_does_not_load() -> None:

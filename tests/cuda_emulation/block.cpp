@@ -68,11 +68,11 @@ char* map(std::size_t size) {
 }  // namespace
 
 BlockRunner::BlockRunner() : fibers_(kMostThreads), stacks_(map(kStackStride * kMostThreads)) {
-  // Dynamic shared memory lies before a page that nobody may touch.
   static_shared_ = map(kSharedBytesStored);
+  // Dynamic shared memory lies before as much again that nobody may touch.
   dynamic_storage_ = kSharedBytesStored;
-  dynamic_shared_ = map(dynamic_storage_ + kPage);
-  mprotect(dynamic_shared_ + dynamic_storage_, kPage, PROT_NONE);
+  dynamic_shared_ = map(2 * dynamic_storage_);
+  mprotect(dynamic_shared_ + dynamic_storage_, dynamic_storage_, PROT_NONE);
   for (unsigned i = 0; i < kMostThreads; ++i) {
     mprotect(stacks_ + i * kStackStride, kPage, PROT_NONE);
     fibers_[i].number = i;
@@ -219,7 +219,7 @@ void BlockRunner::meet(std::uint32_t mask, CudaEmulationCollective collective, v
   if (alone_) give_up(kLaunchFailed, "a kernel waits for others that was taken for one that does not");
   Fiber& self = *current_;
   Warp& warp = warp_of(self);
-  if (!(mask >> self.number % 32 & 1)) give_up(kLaunchFailed, "a lane takes part in what its own mask leaves it out of");
+  if (!(mask >> self.number % 32 & 1)) give_up(kLaunchFailed, "a lane meets others by a mask that leaves itself out");
   self.mask = mask;
   self.collective = collective;
   self.brought = brought;

@@ -1,4 +1,4 @@
-// One block of threads on one thread of the host: each CUDA thread has a stack of its own and runs until it has to wait.
+// A block of threads on one thread of the host: each CUDA thread has a stack of its own and runs until it has to wait.
 #pragma once
 #include <random>
 #include <vector>

@@ -217,6 +217,34 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** para
   });
 }
 
+int cuInit(unsigned flags) {
+  EMULATION_ENTER();
+  return flags ? kInvalidValue : kSuccess;
+}
+
+int cuDriverGetVersion(int* version) {
+  *version = kCudaVersion;
+  return kSuccess;
+}
+
+int cuDeviceGetCount(int* count) {
+  EMULATION_ENTER();
+  *count = 1;
+  return kSuccess;
+}
+
+int cuDeviceGet(int* device, int index) {
+  EMULATION_ENTER();
+  *device = index;
+  return index ? kInvalidDevice : kSuccess;
+}
+
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  EMULATION_ENTER();
+  *value = attribute_of(attribute);
+  return device ? kInvalidDevice : kSuccess;
+}
+
 int cuDeviceGetName(char* name, int length, int device) {
   if (device) return kInvalidDevice;
   std::snprintf(name, length, "%s", kDeviceName);

@@ -1,4 +1,4 @@
-// Tensor cores by nvcuda::wmma: a fragment's elements are dealt out to the lanes in turn; a product is done by the warp.
+// Tensor cores by nvcuda::wmma: a fragment's elements are dealt out to the lanes in turn; the warp does a product.
 #pragma once
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"

@@ -53,26 +53,26 @@ struct alignas(4) CudaEmulationNarrow2 {
   CudaEmulationNarrow2(CudaEmulationNarrow<F> x, CudaEmulationNarrow<F> y) : x(x), y(y) {}
 };
 
-#define CUDA_EMULATION_NARROW template <typename F> static inline
-#define N CudaEmulationNarrow<F>
-#define N2 CudaEmulationNarrow2<F>
+#define NARROW_FUNCTION template <typename F> static inline
+#define NARROW CudaEmulationNarrow<F>
+#define NARROW2 CudaEmulationNarrow2<F>
 
-#define CUDA_EMULATION_BINARY(op, name)                                                       \
-  CUDA_EMULATION_NARROW N operator op(N x, N y) { return N(float(x) op float(y)); }           \
-  CUDA_EMULATION_NARROW N2 operator op(N2 x, N2 y) { return {x.x op y.x, x.y op y.y}; }       \
-  CUDA_EMULATION_NARROW N name(N x, N y) { return x op y; }                                   \
-  CUDA_EMULATION_NARROW N name##_rn(N x, N y) { return x op y; }                              \
-  CUDA_EMULATION_NARROW N2 name##2(N2 x, N2 y) { return x op y; }
+#define CUDA_EMULATION_BINARY(op, name) \
+  NARROW_FUNCTION NARROW operator op(NARROW x, NARROW y) { return NARROW(float(x) op float(y)); } \
+  NARROW_FUNCTION NARROW2 operator op(NARROW2 x, NARROW2 y) { return {x.x op y.x, x.y op y.y}; } \
+  NARROW_FUNCTION NARROW name(NARROW x, NARROW y) { return x op y; } \
+  NARROW_FUNCTION NARROW name##_rn(NARROW x, NARROW y) { return x op y; } \
+  NARROW_FUNCTION NARROW2 name##2(NARROW2 x, NARROW2 y) { return x op y; }
 CUDA_EMULATION_BINARY(+, __hadd)
 CUDA_EMULATION_BINARY(-, __hsub)
 CUDA_EMULATION_BINARY(*, __hmul)
 CUDA_EMULATION_BINARY(/, __hdiv)
 #undef CUDA_EMULATION_BINARY
-CUDA_EMULATION_NARROW N2 h2div(N2 x, N2 y) { return x / y; }
+NARROW_FUNCTION NARROW2 h2div(NARROW2 x, NARROW2 y) { return x / y; }
 
-#define CUDA_EMULATION_COMPARISON(op, name)                                                   \
-  CUDA_EMULATION_NARROW bool operator op(N x, N y) { return float(x) op float(y); }           \
-  CUDA_EMULATION_NARROW bool name(N x, N y) { return x op y; }
+#define CUDA_EMULATION_COMPARISON(op, name) \
+  NARROW_FUNCTION bool operator op(NARROW x, NARROW y) { return float(x) op float(y); } \
+  NARROW_FUNCTION bool name(NARROW x, NARROW y) { return x op y; }
 CUDA_EMULATION_COMPARISON(<, __hlt)
 CUDA_EMULATION_COMPARISON(>, __hgt)
 CUDA_EMULATION_COMPARISON(<=, __hle)
@@ -81,24 +81,28 @@ CUDA_EMULATION_COMPARISON(==, __heq)
 CUDA_EMULATION_COMPARISON(!=, __hne)
 #undef CUDA_EMULATION_COMPARISON
 
-CUDA_EMULATION_NARROW N operator-(N x) { return N::from_bits(x.bits ^ 0x8000); }
-CUDA_EMULATION_NARROW N __hneg(N x) { return -x; }
-CUDA_EMULATION_NARROW N __habs(N x) { return N::from_bits(x.bits & 0x7fff); }
-CUDA_EMULATION_NARROW N __hmax(N x, N y) { return N(max(float(x), float(y))); }
-CUDA_EMULATION_NARROW N __hmin(N x, N y) { return N(min(float(x), float(y))); }
-CUDA_EMULATION_NARROW N __hfma(N x, N y, N z) { return N(std::fma(double(float(x)), double(float(y)), double(float(z)))); }
-CUDA_EMULATION_NARROW N2 __hfma2(N2 x, N2 y, N2 z) { return {__hfma(x.x, y.x, z.x), __hfma(x.y, y.y, z.y)}; }
-CUDA_EMULATION_NARROW N2 __hmax2(N2 x, N2 y) { return {__hmax(x.x, y.x), __hmax(x.y, y.y)}; }
-CUDA_EMULATION_NARROW N2 __hmin2(N2 x, N2 y) { return {__hmin(x.x, y.x), __hmin(x.y, y.y)}; }
-CUDA_EMULATION_NARROW bool __hisnan(N x) { return float(x) != float(x); }
-CUDA_EMULATION_NARROW int __hisinf(N x) { return std::isinf(float(x)); }
-CUDA_EMULATION_NARROW N __low2half(N2 x) { return x.x; }
-CUDA_EMULATION_NARROW N __high2half(N2 x) { return x.y; }
+NARROW_FUNCTION NARROW operator-(NARROW x) { return NARROW::from_bits(x.bits ^ 0x8000); }
+NARROW_FUNCTION NARROW __hneg(NARROW x) { return -x; }
+NARROW_FUNCTION NARROW __habs(NARROW x) { return NARROW::from_bits(x.bits & 0x7fff); }
+NARROW_FUNCTION NARROW __hmax(NARROW x, NARROW y) { return NARROW(max(float(x), float(y))); }
+NARROW_FUNCTION NARROW __hmin(NARROW x, NARROW y) { return NARROW(min(float(x), float(y))); }
+NARROW_FUNCTION NARROW __hfma(NARROW x, NARROW y, NARROW z) {
+  return NARROW(std::fma(double(float(x)), double(float(y)), double(float(z))));
+}
+NARROW_FUNCTION NARROW2 __hfma2(NARROW2 x, NARROW2 y, NARROW2 z) {
+  return {__hfma(x.x, y.x, z.x), __hfma(x.y, y.y, z.y)};
+}
+NARROW_FUNCTION NARROW2 __hmax2(NARROW2 x, NARROW2 y) { return {__hmax(x.x, y.x), __hmax(x.y, y.y)}; }
+NARROW_FUNCTION NARROW2 __hmin2(NARROW2 x, NARROW2 y) { return {__hmin(x.x, y.x), __hmin(x.y, y.y)}; }
+NARROW_FUNCTION bool __hisnan(NARROW x) { return float(x) != float(x); }
+NARROW_FUNCTION int __hisinf(NARROW x) { return std::isinf(float(x)); }
+NARROW_FUNCTION NARROW __low2half(NARROW2 x) { return x.x; }
+NARROW_FUNCTION NARROW __high2half(NARROW2 x) { return x.y; }
 
 #define CUDA_EMULATION_FUNCTION(name, value) \
-  CUDA_EMULATION_NARROW N name(N h) {        \
-    const float x = h;                       \
-    return N(value);                         \
+  NARROW_FUNCTION NARROW name(NARROW h) { \
+    const float x = h; \
+    return NARROW(value); \
   }
 CUDA_EMULATION_FUNCTION(hexp, std::exp(x))
 CUDA_EMULATION_FUNCTION(hexp2, std::exp2(x))
@@ -118,6 +122,6 @@ CUDA_EMULATION_FUNCTION(htrunc, std::trunc(x))
 CUDA_EMULATION_FUNCTION(hrint, std::nearbyint(x))
 #undef CUDA_EMULATION_FUNCTION
 
-#undef N
-#undef N2
-#undef CUDA_EMULATION_NARROW
+#undef NARROW
+#undef NARROW2
+#undef NARROW_FUNCTION
