@@ -28,10 +28,9 @@ from comparison.bring import BringError, collect, make_environment
 from comparison.gpu_plan import PRECISIONS, Step, plan
 
 if TYPE_CHECKING:
-    from tvmbridge.gpus import Gpu
-
     from comparison.goals import Goal
     from comparison.gpu_figures import GpuRow
+    from tvmbridge.gpus import Gpu
 
 FORMAT = "tvmbridge.gpu"
 FORMAT_VERSION = 1
@@ -94,7 +93,10 @@ def measure(options: argparse.Namespace) -> int:
         return 1
     names = options.networks or list(networks.NETWORKS)
     steps = plan(names, options.batches, options.precisions, peers=not options.quick, tune=options.minutes > 0)
-    machine = describe_gpu_machine(options.peer_python, options.peer_path, host.gpus[0], host.cuda)
+    machine = {
+        **describe_gpu_machine(options.peer_python, options.peer_path, host.gpus[0], host.cuda),
+        "peer_device": options.peer_device,
+    }
     goals: list[Goal] = []
 
     def keep_row(_row: GpuRow | None, left_out: Sequence[Step] | None = None) -> None:
@@ -115,6 +117,7 @@ def measure(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             rounds=ROUNDS,
             minutes=options.minutes,
+            engine=options.engine,
             jobs=options.jobs or max(1, host.cores // 4),
             deadline=math.inf if options.time_limit is None else started + options.time_limit * 60,
         )
@@ -123,18 +126,17 @@ def measure(options: argparse.Namespace) -> int:
     rows = list(benchmark.rows.values())
     keep_row(None, left_out)
     if rows:
-        print_gpu_rows(rows, left_out)
+        print_gpu_rows(rows, left_out, machine)
         print_goals(goals)
     unbuilt = any(step.kind == "build" for step in left_out)
-    return 0 if rows and not unbuilt and all(row.verified for row in rows) else 1
+    return 0 if rows and not unbuilt and all(row.right for row in rows) else 1
 
 
 def describe_gpu_machine(peer_python: str, peer_path: str, gpu: Gpu, cuda: str | None) -> dict[str, Any]:
     """What the figures depend on besides the programs' code."""
-    from tvmbridge.gpus import read_gpu_states
-
     from comparison.gpu_turns import Worker, WorkerError
     from comparison.machine import describe_machine
+    from tvmbridge.gpus import read_gpu_states
     from tvmbridge.host import detect_host, find_tools, run_command
 
     try:
@@ -175,7 +177,7 @@ def write_report(
             "seconds": options.seconds,
             "minutes": options.minutes,
             "time_limit_minutes": options.time_limit,
-            "peer_device": options.peer_device,
+            "engine": options.engine,
         },
         "rows": [describe_gpu_row(row) for row in rows],
         "goals": [dataclasses.asdict(goal) for goal in goals],
@@ -211,6 +213,7 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="default: 1 16; --quick: 1")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--minutes", type=float, help=f"of tuning each row, 0: none; default: {MINUTES:g}; --quick: 0")
+    parser.add_argument("--engine", default="templates", help="of tuning, as tvmbridge tune has it; default: templates")
     parser.add_argument("--seconds", type=float, help=f"of timing each row; default: {SECONDS:g}")
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="for all of it: what is worth most is done")
     parser.add_argument("--quick", action="store_true", help="batch 1, eager PyTorch alone, no tuning, a second a row")

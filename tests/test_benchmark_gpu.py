@@ -1,4 +1,4 @@
-"""The comparison on a GPU: its order of work, goals, table and report, how wheels travel, and the peers' networks."""
+"""The comparison on a GPU: its order of work, goals, table and report, and how wheels travel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,16 +20,27 @@ from comparison.gpu_figures import GpuRow, describe_gpu_row
 from comparison.gpu_goals import judge_gpu
 from comparison.gpu_plan import PRECISIONS, Case, Step, plan
 from comparison.gpu_programs import peers_of, worker_of
+from comparison.gpu_run import GpuBenchmark, Settings
 from comparison.gpu_table import print_gpu_rows
 from comparison.gpu_turns import Worker, WorkerError, round_medians, time_programs_in_turns
 from comparison.gpu_worker import SETTLE_CALLS, time_block
-from comparison.half_model import half_model
 from comparison.parts import LIST_NAME, PartsError, join_parts, split_file
-from comparison.plain_graph import plain_graph, recognise_idioms, write_plain_graph
+from tests.cuda_emulation import run_emulated
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 NETWORKS = ("resnet50", "bert4")
-SMALL = ("mlp", "squeezenet", "mobilenet_v2")
+MACHINE = {
+    "date": "2026-01-02T03:04:05+00:00",
+    "gpu": "Some GPU",
+    "architecture": "sm_90",
+    "emulated": True,
+    "peer_device": "cpu",
+    "state": {"driver": "580.1"},
+    "cuda_of_driver": "13.0",
+    "nvcc": "13.0.88",
+    "versions": {"apache-tvm": "0.27.0"},
+    "peer_versions": {"problem": "/none/python does not run"},
+}
 # A Python with torch, where that is not this one: torch is no part of the development install.
 PEER_PYTHON = os.environ.get("TVMBRIDGE_PEER_PYTHON", sys.executable)
 
@@ -113,6 +119,13 @@ def test_one_row_can_miss_a_goal(change, missed):
     assert [name.partition(",")[0] for name, met in found.items() if met is False] == [missed]
 
 
+def test_a_row_is_right_when_it_is_verified_and_tuned_as_far_as_it_was_to_be():
+    assert row().right and row().best == TUNED
+    assert not row(problem="wrong: y").right and not row(errors={}).right
+    untuned = row(absent={TUNED: "not tuned: why"}, rounds_us={OURS: [1.0]})
+    assert untuned.verified and not untuned.right and untuned.best == OURS
+
+
 def test_a_part_of_the_networks_meets_no_goal():
     assert set(verdicts([row()]).values()) == {None}
     assert set(verdicts([]).values()) == {None}
@@ -121,9 +134,13 @@ def test_a_part_of_the_networks_meets_no_goal():
 def test_the_table_has_a_column_for_each_program_that_was_timed_and_says_why_others_were_not(capsys):
     wrong = row("bert4", problem="wrong: 2.0e-02 relative error", errors={OURS: 0.02}, rounds_us={})
     rows = [row(absent={COMPILED: "failed: RuntimeError: no triton", "tensorrt": NOT_INSTALLED}), wrong]
-    print_gpu_rows(rows, [Step("tune", Case("bert4", 16, "float16"))] * 2)
+    print_gpu_rows(rows, [Step("tune", Case("bert4", 16, "float16"))] * 2, MACHINE)
     out = capsys.readouterr().out
-    header, first, second = out.splitlines()[:3]
+    machine, header, first, second = out.splitlines()[:4]
+    assert machine == (
+        "2026-01-02, Some GPU (sm_90), driver 580.1, CUDA 13.0, nvcc 13.0.88, apache-tvm 0.27.0, torch not installed. "
+        "EMULATED: its times are no GPU's. torch computes on the CPU"
+    )
     assert "tuned ms" in header and "compile ms" in header and "TensorRT" not in header
     assert first.split()[:7] == ["resnet50", "1", "float32", "1.5", "0.9", "1", "1"]
     assert "0.90" in first and "2.0e-02" in second
@@ -268,125 +285,44 @@ def test_a_program_that_fails_falls_out_and_the_others_go_on():
     assert blocks == {"a": [[1.0]]}
 
 
-# The peers' networks
+# The steps, done
 
 
-def test_idioms_become_one_node_each():
-    graph = recognise_idioms(plain_graph(networks.make_network("vit_tiny")))
-    count = {name: sum(node.operator == name for node in graph.nodes) for name in ("Linear", "Gelu", "Attention")}
-    assert count == {"Linear": 12 * 6, "Gelu": 12, "Attention": 12}
-    operators = {node.operator for node in graph.nodes}
-    assert operators == {
-        *count,
-        "Conv",
-        "Reshape",
-        "Transpose",
-        "Concat",
-        "Add",
-        "LayerNormalization",
-        "Gather",
-        "Gemm",
-    }
+def test_nothing_is_begun_when_the_time_is_up(tmp_path):
+    chosen = Settings(
+        folder=tmp_path,
+        architecture="sm_80",
+        peer_python=sys.executable,
+        peer_path="",
+        peer_device="cpu",
+        seconds=1,
+        rounds=1,
+        minutes=1,
+        engine="templates",
+        jobs=2,
+        deadline=time.monotonic(),
+    )
+    kept: list[GpuRow] = []
+    steps = plan(["mlp"], (1,), PRECISIONS, peers=True, tune=True)
+    with GpuBenchmark(chosen, kept.append, lambda _text: None) as benchmark:
+        assert set(benchmark.do(steps)) == set(steps)
+    assert kept == [] and not list(tmp_path.glob("*.onnx"))
 
 
-def test_an_average_over_the_whole_image_has_no_window_and_constants_are_computed():
-    graph = plain_graph(networks.make_network("inception_v1"))
-    operators = [node.operator for node in graph.nodes]
-    assert operators.count("GlobalAveragePool") == 1 and "AveragePool" not in operators
-    assert all(set(node.inputs) - set(graph.constants) for node in graph.nodes)
-
-
-def feeds_of(model: onnx.ModelProto, seed: int = 3) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    return {
-        value.name: rng.integers(0, 30522, value.shape)
-        if value.type == "tensor(int64)"
-        else rng.standard_normal(value.shape).astype(np.float32)
-        for value in session.get_inputs()
-    }
-
-
-def run_reference(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
-def largest_error(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float:
-    assert expected.keys() == got.keys()
-    return max(float(np.abs(got[name] - expected[name]).max() / np.abs(expected[name]).max()) for name in expected)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_model_of_float16_takes_and_gives_float32_and_is_near_its_original(name):
-    model = networks.make_network(name)
-    feeds = feeds_of(model)
-    half = half_model(model)
-    onnx.checker.check_model(half, full_check=True)
-    error = largest_error(run_reference(model, feeds), run_reference(half, feeds))
-    assert 1e-5 < error < 5e-2
-
-
-def by_size(names: Iterable[str]) -> list[Any]:
-    """The large ones are slow tests."""
-    return [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.fixture(scope="module")
-def torch_worker():
-    """A process with torch; where no Python here has it, what needs it is not run."""
-    with Worker(PEER_PYTHON, "") as worker:
-        version = worker.ask("describe", packages=["torch"])["versions"]["torch"]
-        if version is None:
-            pytest.skip(f"NOT RUN: {PEER_PYTHON} has no torch; TVMBRIDGE_PEER_PYTHON may name a Python that has")
-        yield worker
-
-
-def run_in_torch(worker: Worker, program: str, model: onnx.ModelProto, folder: Path, *, half: bool = False) -> float:
-    """The error of PyTorch's outputs against ONNX Runtime's."""
-    feeds = feeds_of(model)
-    expected = run_reference(model, feeds)
-    write_plain_graph(model, folder / "graph")
-    np.savez(folder / "feeds.npz", **{f"a{index}": array for index, array in enumerate(feeds.values())})
-    request = {
-        "program": program,
-        "graph": str(folder / "graph"),
-        "half": half,
-        "device": "cpu",
-        "feeds": str(folder / "feeds.npz"),
-        "inputs": list(feeds),
-        "outputs": list(expected),
-        "results": str(folder / "results.npz"),
-    }
-    answer = worker.ask("start", **request)
-    assert "seconds" in answer, answer
-    with np.load(folder / "results.npz") as arrays:
-        got = {name: arrays[f"a{index}"] for index, name in enumerate(expected)}
-    assert worker.ask("block", program=program, seconds=0)["us"]
-    worker.ask("stop")
-    return largest_error(expected, got)
-
-
-@pytest.mark.parametrize("name", by_size(networks.NETWORKS))
-def test_pytorch_computes_what_onnx_runtime_does(torch_worker, tmp_path, name):
-    assert run_in_torch(torch_worker, "eager", networks.make_network(name, 2), tmp_path) < 1e-4
-
-
-# PyTorch's CPU code has no average of float16 in three dimensions, which its LRN, in inception_v1, is made of.
-@pytest.mark.parametrize("name", by_size(name for name in networks.NETWORKS if name != "inception_v1"))
-def test_pytorch_computes_in_float16_and_gives_float32(torch_worker, tmp_path, name):
-    assert 1e-4 < run_in_torch(torch_worker, "eager", networks.make_network(name, 1), tmp_path, half=True) < 5e-2
-
-
+@pytest.mark.compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["compile", "compile_defaults"])
-def test_a_compiled_pytorch_network_computes_the_same(torch_worker, tmp_path, program):
-    assert run_in_torch(torch_worker, program, networks.make_network("mlp", 3), tmp_path) < 1e-4
-
-
-def test_onnx_runtimes_providers_for_gpus_are_not_installed_where_there_is_none(tmp_path):
-    with Worker() as worker:
-        np.savez(tmp_path / "feeds.npz")
-        request = {"feeds": str(tmp_path / "feeds.npz"), "inputs": [], "outputs": [], "model": "", "half": False}
-        for program in ("onnxruntime_cuda", "tensorrt"):
-            assert worker.ask("start", program=program, **request) == {"absent": NOT_INSTALLED}
+def test_a_quick_run_on_the_emulated_device_is_right_and_writes_its_report(tmp_path):
+    report = tmp_path / "new" / "gpu.json"
+    choice = ["--networks", "mlp", "--precisions", "float32", "--peer-python", PEER_PYTHON, "--peer-path", ""]
+    command = [sys.executable, str(SCRIPT), "--quick", *choice, "--peer-device", "cpu", "--json", str(report)]
+    done = run_emulated(command, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "EMULATED" in done.stdout and "speed: mlp, batch 1, float32" in done.stderr
+    found = json.loads(report.read_text())
+    assert (found["format"], found["version"], found["left_out"]) == ("tvmbridge.gpu", 1, [])
+    assert found["machine"]["gpu"] == "Emulated CUDA device" and found["machine"]["emulated"] is True
+    (measured,) = found["rows"]
+    assert measured["problem"] is None and 0 < measured["errors"][OURS] <= 1e-4 and measured["median_us"][OURS] > 0
+    assert {*measured["rounds_us"], *measured["absent"]} == {OURS, EAGER, "eager_defaults"}
+    assert set(measured["absent"].values()) <= {NOT_INSTALLED}
+    assert len(measured["gpu_states"]) == 2

@@ -85,7 +85,8 @@ def test_with_insecure_it_may_listen_anywhere_and_says_where(monkeypatch, capsys
         main(["--tracker", "[::1]:9190", "--key", "k", "--host", "0.0.0.0", "--insecure", "--threads", "3", "--json"])
         == 0
     )
-    ((listener, tracker, key, address, threads),) = served
+    ((listener, tracker, key, address, threads, gpus),) = served
+    assert list(gpus) == []
     with listener:
         assert listener.getsockname()[0] == "0.0.0.0" and listener.family == socket.AF_INET
         said = json.loads(capsys.readouterr().out)

@@ -44,8 +44,12 @@ def test_an_emulated_device_is_known_by_its_name():
 
 
 def test_lines_of_nvidia_smi_become_states_and_what_is_not_said_is_none():
-    text = "NVIDIA RTX, A6000, 580.65.06, 210, 2100, 405, 300.00, 31\nA card, 580.65.06, [N/A], 1980, 2619, [N/A], 40\n\n?\n"
-    first, second = parse_gpu_states(text)
+    lines = [
+        "NVIDIA RTX, A6000, 580.65.06, 210, 2100, 405, 300.00, 31",
+        "A card, 580.6, [N/A], 1980, 2619, [N/A], 40",
+        "?",
+    ]
+    first, second = parse_gpu_states("\n".join(lines))
     assert first == GpuState("NVIDIA RTX, A6000", "580.65.06", 210, 2100, 405, 300, 31)
     assert (second.sm_mhz, second.memory_mhz, second.power_limit_w) == (None, 2619, None)
     assert str(first) == "NVIDIA RTX, A6000, driver 580.65.06, 210 of 2100 MHz, memory 405 MHz, at most 300 W, 31 °C"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -25,7 +26,6 @@ from tvmbridge.profiling import KernelProfile, NetworkProfile, Peak, profile_ker
 from tvmbridge.profiling.peak import measure_peak
 from tvmbridge.profiling.peak_worker import _multiply_adds, _triad
 from tvmbridge.runtime.kernel_clock import KernelClock
-from tvmbridge.runtime.memory import CUDA
 from tvmbridge.runtime.threads import PoolSize
 from tvmbridge.schedules import Packing, Scheduled, Template, fitting_templates
 from tvmbridge.targets import parse_preset
@@ -240,11 +240,17 @@ def test_kernels_are_timed_on_the_thread_that_has_a_pool_for_them(built, monkeyp
     assert threads[0].startswith("tvmbridge") and len(times_us) == len(report.outcomes[0].kernels)
 
 
-def test_kernels_on_a_gpu_are_not_timed(built, monkeypatch):
-    report, x = built
-    with tvmbridge.load(report.output, threads=1) as session:
-        monkeypatch.setattr(session._executable, "_device", CUDA)
-        assert session.time_kernels({session.inputs[0].name: x}) == {}
+def test_a_clock_adds_up_what_lies_between_moments_that_only_the_device_can_read():
+    moments, forgotten = itertools.count(), []
+
+    def run() -> None:
+        for name, before in [("k", True), ("k", False), ("vm.builtin.x", True), ("vm.builtin.x", False), ("k", True)]:
+            assert clock(None, name, before, None) == 0
+        clock(None, "k", False, None)
+
+    clock = KernelClock(lambda: next(moments), lambda start, end: (end - start) * 1e-6, lambda: forgotten.append(1))
+    times_us = clock.time_kernels(run, seconds=0)
+    assert times_us == {"k": pytest.approx(2)} and len(forgotten) == 4
 
 
 def test_the_users_own_data_is_what_is_timed(built, monkeypatch):

@@ -144,14 +144,39 @@ def test_a_wrong_expectation_is_a_mismatch_and_a_missing_operator_a_refusal(work
     assert worker.judge(Drawn(model, {"x": x}, {"y": x})).kind == REFUSED
 
 
+def make_drawn(nodes: list[onnx.NodeProto], x: np.ndarray, outputs: tuple[str, ...]) -> Drawn:
+    """A graph whose outputs have the shape and dtype of its input."""
+    model = make_model(nodes, {"x": x}, {}, dict.fromkeys(outputs, x), 17)
+    return Drawn(model, {"x": x}, Reference(model).run({"x": x}))
+
+
 def test_a_graph_is_wrong_where_onnx_runtime_and_the_reference_agree(monkeypatch):
     monkeypatch.setattr(Worker, "judge", lambda *_: Verdict(MISMATCH, "y: differs"))
-    x = np.array([1.0, 2.0], "float32")
-    drawn = Drawn(make_model([helper.make_node("Neg", ["x"], ["y"])], {"x": x}, {}, {"y": x}, 17), {"x": x}, {"y": -x})
+    drawn = make_drawn([helper.make_node("Neg", ["x"], ["y"])], np.array([1.0, 2.0], "float32"), ("y",))
     with Worker() as worker:
         fault = find_fault(worker, drawn, Verdict(MISMATCH, "y: differs"))
     assert fault.verdict == Verdict(MISMATCH, "y: differs")
     assert fault.opinion == "onnx's reference agrees with ONNX Runtime"
+
+
+def test_the_rest_of_a_graph_is_judged_where_the_reference_excuses_a_part(monkeypatch):
+    """Of a worker that computes no Sign of NaN as ONNX Runtime does, and no Neg at all."""
+    triples = (("Sign", ["x"], ["s"]), ("Abs", ["s"], ["a"]), ("Neg", ["a"], ["n"]))
+    nodes = [helper.make_node(*each) for each in triples]
+    x = np.array([np.nan, -2.0, 3.0], "float16")
+    drawn = make_drawn(nodes, x, ("s", "n"))
+
+    def judge(_worker: Worker, each: Drawn) -> Verdict:
+        is_nan = "s" in each.expected and np.isnan(each.expected["s"][0])
+        wrong = "Neg" in each.operators or ("s" in each.expected and not is_nan)
+        return Verdict(MISMATCH, "differs") if wrong else Verdict(AGREES)
+
+    monkeypatch.setattr(Worker, "judge", judge)
+    with Worker() as worker:
+        fault = find_fault(worker, drawn, Verdict(MISMATCH, "differs"))
+        assert fault.verdict.kind == MISMATCH and fault.small.operators == ("Neg",)
+        alone = make_drawn(nodes[:1], x, ("s",))
+        assert find_fault(worker, alone, Verdict(MISMATCH, "differs")).verdict == Verdict(REFERENCE, "differs")
 
 
 @pytest.mark.slow
@@ -159,8 +184,7 @@ def test_what_onnx_leaves_open_may_be_what_its_reference_gives(worker):
     """The sign of NaN: NaN in onnx's reference, and in ONNX Runtime too, but for float16, of which it gives 0."""
     x = np.array([np.nan, -2.0, 0.0, 3.0], "float16")
     nodes = [helper.make_node("Neg", ["x"], ["minus"]), helper.make_node("Sign", ["x"], ["y"])]
-    model = make_model(nodes, {"x": x}, {}, {"minus": x, "y": x}, 17)
-    drawn = Drawn(model, {"x": x}, Reference(model).run({"x": x}))
+    drawn = make_drawn(nodes, x, ("minus", "y"))
     verdict = worker.judge(drawn)
     fault = find_fault(worker, drawn, verdict)
     assert drawn.expected["y"][0] == 0 and verdict.kind == MISMATCH

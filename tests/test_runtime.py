@@ -329,7 +329,7 @@ def test_sessions_with_different_threads_in_one_thread_get_what_they_asked_for(d
 import dataclasses, os, sys, numpy as np
 from tvmbridge.runtime import load, session as module
 here = module.detect_host_for
-module.detect_host_for = lambda manifest: dataclasses.replace(here(manifest), cores=3)  # more than there may be
+module.detect_host_for = lambda *asked: dataclasses.replace(here(*asked), cores=3)  # more than there may be
 x = np.ones((5, 67), "float32")
 allowed = os.sched_getaffinity(0)
 one, three, two = (load(sys.argv[1], threads=count) for count in (1, 3, 2))

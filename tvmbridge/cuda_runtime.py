@@ -28,9 +28,17 @@ def load_cudart(name: str) -> bool:
     return any(_loads(path) for path in (name, *_find(name)))
 
 
+def load_cudart_of_tvm() -> str | None:
+    """Load what the installed TVM's CUDA runtime needs, before tvm is imported; what to install where it is missing."""
+    spec = importlib.util.find_spec("tvm")
+    library = Path(spec.origin or "").parent / "lib" / "libtvm_runtime_cuda.so" if spec is not None else None
+    cudart = needed_cudart(library.read_bytes()) if library is not None and library.is_file() else None
+    return None if cudart is None or load_cudart(cudart) else install_hint(cudart)
+
+
 def cudart_folder(name: str) -> str | None:
-    """The folder that has it, for another process's loader path; None where that needs none, or nothing has it."""
-    return None if _loads(name) else next((str(Path(path).parent) for path in _find(name)), None)
+    """The folder that has it, for the end of another process's loader path; None where no wheel and no toolkit does."""
+    return next((str(Path(path).parent) for path in _find(name)), None)
 
 
 def cudart_major(name: str) -> int:

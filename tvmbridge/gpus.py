@@ -95,7 +95,8 @@ def parse_gpus(text: str | None) -> Gpus:
     try:
         told = json.loads(text or "")
         devices = tuple(Gpu(" ".join(name.split()), f"sm_{major}{minor}") for name, major, minor in told["devices"])
-        return Gpus(devices, told.get("cuda"), told["problem"])
+        problem = None if devices else str(told["problem"] or "the NVIDIA driver sees no GPU")
+        return Gpus(devices, told.get("cuda"), problem)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Gpus(problem="the NVIDIA driver gives no answer")
 

@@ -224,7 +224,7 @@ def _build_target(work: _Work, target: Target, folder: Path) -> TargetOutcome:
     tuning, untuned_because = None, None
     budget = (work.budget or target.budget) if work.tune else None
     if budget is not None and work.log is not None:
-        untuned_because = why_not_tuned(target, work.options.engine)
+        untuned_because = why_not_tuned(target)
         if untuned_because is None:
             stage("tune")
             tuning = tune_kernels(

@@ -41,6 +41,11 @@ class GpuRow(Timed):
         return self.problem is None and OURS in self.errors
 
     @property
+    def right(self) -> bool:
+        """Whether it is verified, and what was to be tuned is."""
+        return self.verified and TUNED not in self.absent
+
+    @property
     def best(self) -> str:
         """The program that stands for us: tuned where there is one."""
         return TUNED if TUNED in self.rounds_us else OURS

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tvmbridge.gpus import read_gpu_states
 
 from comparison.build import build_untuned, write_network
 from comparison.figures import ONNXRUNTIME_CUDA, OURS, TUNED
@@ -24,6 +23,7 @@ from comparison.half_model import half_model
 from comparison.plain_graph import write_plain_graph
 from comparison.tuning import tune_network
 from tvmbridge.bundle import open_bundle
+from tvmbridge.gpus import read_gpu_states
 from tvmbridge.host import run_command
 from tvmbridge.signature import ModelSignature
 from tvmbridge.verify import ReferenceSession, compare_outputs, random_inputs
@@ -41,7 +41,8 @@ class Settings:
 
     folder: where models, bundles and logs go. architecture: of the GPU, "sm_90". peer_python: the interpreter with
     torch, and peer_path, its PYTHONPATH. peer_device: where torch computes. seconds, rounds: of timing a row. minutes:
-    of tuning one. jobs: builds at a time. deadline: the moment of time.monotonic() at which to be done.
+    of tuning one, with an engine of `tvmbridge tune`. jobs: builds at a time. deadline: the moment of time.monotonic()
+    at which to be done.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Settings:
     seconds: float
     rounds: int
     minutes: float
+    engine: str
     jobs: int
     deadline: float
 
@@ -181,8 +183,7 @@ class GpuBenchmark:
             self._model(case.network, case.batch),
             bundle.with_suffix(".tune.jsonl"),
             bundle,
-            "--minutes",
-            f"{seconds / 60:.3f}",
+            *("--minutes", f"{seconds / 60:.3f}", "--engine", self._settings.engine),
             target=self._target(case.precision),
             timeout_s=self._settings.left_s,
         )
@@ -191,7 +192,7 @@ class GpuBenchmark:
         described = {**dataclasses.asdict(tuned), "bundle": bundle.name, "trials_per_second": tuned.trials_per_second}
         row = dataclasses.replace(row, tuning=described)
         if tuned.problem is not None:
-            return dataclasses.replace(row, problem=tuned.problem)
+            return dataclasses.replace(row, absent={**row.absent, TUNED: tuned.problem})
         self._keep(row)  # what tuning found is kept, also where there is no time to measure it
         return self._measure(row, Step("tune", case))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from comparison.figures import (
     COMPILED,
@@ -41,8 +42,12 @@ _NUMERICS = (
 )
 
 
-def print_gpu_rows(rows: Sequence[GpuRow], left_out: Sequence[Step]) -> None:
-    """One line a row: milliseconds a call, ratios (below 1 we are faster), errors; then what no column has room for."""
+def print_gpu_rows(rows: Sequence[GpuRow], left_out: Sequence[Step], machine: Mapping[str, Any]) -> None:
+    """One line a row: milliseconds a call, ratios (below 1 we are faster), errors; then what no column has room for.
+
+    machine: as the report describes it.
+    """
+    print(_show_machine(machine))
     shown = [program for program in PROGRAMS if any(program in row.rounds_us for row in rows)]
     columns = ["network", "batch", "precision", *(f"{TITLES[program]} ms" for program in shown)]
     columns += [f"× {TITLES[EAGER]}", f"× {TITLES[COMPILED]}", "error", "error of eager", "build s"]
@@ -52,6 +57,21 @@ def print_gpu_rows(rows: Sequence[GpuRow], left_out: Sequence[Step]) -> None:
         print(line)
     if left_out:
         print(f"not done, as the time was up: {_show_left_out(left_out)}")
+
+
+def _show_machine(machine: Mapping[str, Any]) -> str:
+    state, peers = machine["state"] or {}, machine["peer_versions"]
+    parts = [
+        machine["date"][:10],
+        f"{machine['gpu']} ({machine['architecture']})",
+        f"driver {state.get('driver') or 'unknown'}, CUDA {machine['cuda_of_driver']}",
+        f"nvcc {machine['nvcc']}",
+        f"apache-tvm {machine['versions']['apache-tvm']}",
+        f"torch {peers.get('torch') or 'not installed'}",
+    ]
+    warnings = ["EMULATED: its times are no GPU's"] if machine["emulated"] else []
+    warnings += ["torch computes on the CPU"] if machine["peer_device"] == "cpu" else []
+    return ". ".join([", ".join(parts), *warnings])
 
 
 def _cells(row: GpuRow, shown: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import onnx.reference
 from tests.random_graphs.conditioning import differs
 from tests.random_graphs.draw import Drawn
 from tests.random_graphs.judge import AGREES, REFERENCE, Verdict
-from tests.random_graphs.shrink import shrink
+from tests.random_graphs.shrink import shrink, without
 from tests.random_graphs.worker import Worker
 
 _WITH_US = "onnx's reference agrees with tvmbridge"
@@ -33,11 +33,19 @@ class Fault:
 
 
 def find_fault(worker: Worker, drawn: Drawn, verdict: Verdict) -> Fault:
-    """Shrink a graph that was judged to be wrong, and ask the reference of what is left."""
+    """Shrink a graph that was judged to be wrong, and ask the reference of what is left.
+
+    Where the reference agrees with what that part gives, all that is beside it must be right as well.
+    """
     small = shrink(drawn, lambda each: worker.judge(each).way == verdict.way)
-    opinion = _second_opinion(worker, small)
-    settled = Verdict(REFERENCE, verdict.why) if opinion == _WITH_US else verdict
-    return Fault(small, worker.judge(small).why, opinion, settled)
+    why, opinion = worker.judge(small).why, _second_opinion(worker, small)
+    if opinion != _WITH_US:
+        return Fault(small, why, opinion, verdict)
+    rest = without(drawn, small)
+    others = worker.judge(rest) if rest is not None else None
+    if rest is not None and others is not None and others.is_wrong:
+        return find_fault(worker, rest, others)
+    return Fault(small, why, opinion, Verdict(REFERENCE, verdict.why))
 
 
 def _second_opinion(worker: Worker, drawn: Drawn) -> str:

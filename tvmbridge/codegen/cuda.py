@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -68,7 +69,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
     Returns what the compilers say of its GPU functions. CompileError where one fails, or where a function takes more
     than an architecture of the target has.
     """
-    nvcc, compiler = require_nvcc(), find_host_compiler()
+    nvcc = require_nvcc()
     known = nvcc_architectures(nvcc)
     unknown = [arch for arch in target.architectures if known and arch not in known]
     if unknown:
@@ -79,7 +80,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
     try:
         with tempfile.TemporaryDirectory(prefix="tvmbridge-cuda-") as folder:
             report = Path(folder, "report.json")
-            done = _run_worker(module, target, library, report, nvcc, compiler)
+            done = _run_worker(module, target, library, report, nvcc)
             said = report.read_bytes() if report.exists() else b""
     except subprocess.TimeoutExpired as exc:
         raise CompileError(f"CUDA code generation for {target.name} took over {_COMPILE_TIMEOUT_S:g} s") from exc
@@ -89,7 +90,8 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         why = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise CompileError(f"CUDA code generation failed: {why}")
     built = GpuBuild(_toolkit(nvcc), msgspec.json.decode(said, type=tuple[GpuFunction, ...]))
-    _require_launchable(built, target)
+    require_launchable(built.functions, target.architectures)
+    say_unchecked(built, target)
     return built
 
 
@@ -98,33 +100,48 @@ def _toolkit(nvcc: str) -> str:
     return f"nvcc {parse_nvcc_version(run_command([nvcc, '--version'])) or 'of unknown version'}"
 
 
-def _require_launchable(built: GpuBuild, target: Target) -> None:
-    for function in built.functions:
-        for architecture in target.architectures:
+def require_launchable(functions: Sequence[GpuFunction], architectures: Sequence[str]) -> None:
+    """CompileError where a function takes more than one of the architectures has."""
+    for function in functions:
+        for architecture in architectures:
             if fault := find_launch_fault(function, architecture):
                 raise CompileError(f"{function.kernel} cannot be launched on {architecture}: {function.name}: {fault}")
-            if all(code.architecture != architecture for code in function.code):
-                LOGGER.warning("ptxas does not say what %s takes of %s: not checked", function.name, architecture)
+
+
+def say_unchecked(built: GpuBuild, target: Target) -> None:
+    """Warn of functions of which the compilers do not say what they take."""
+    silent = [f for f in built.functions if {code.architecture for code in f.code} != set(target.architectures)]
+    if silent:
+        what = "%s does not say what %d of %d functions take: their registers and shared memory are unchecked"
+        LOGGER.warning(what, built.toolkit, len(silent), len(built.functions))
 
 
 def _run_worker(
-    module: tvm.IRModule, target: Target, library: Path, report: Path, nvcc: str, compiler: str
+    module: tvm.IRModule, target: Target, library: Path, report: Path, nvcc: str
 ) -> subprocess.CompletedProcess[str]:
-    stand_ins, ir, request = (report.with_name(name) for name in ("stand-ins", "module.json", "request.json"))
-    _build_stand_ins(stand_ins, compiler)
+    ir, request = report.with_name("module.json"), report.with_name("request.json")
     ir.write_text(tvm.ir.save_json(module))
     paths = {"module": str(ir), "library": str(library), "report": str(report), "nvcc": nvcc}
     request.write_text(json.dumps({**paths, "target": msgspec.to_builtins(target)}))
-    search = os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))
     return subprocess.run(
         child_command("tvmbridge.codegen.cuda_worker", str(request)),
-        env=child_environment(LD_LIBRARY_PATH=search),
+        env=child_environment(**stand_in_path(report.parent)),
         capture_output=True,
         text=True,
         errors="replace",
         timeout=_COMPILE_TIMEOUT_S,
         check=False,
     )
+
+
+def stand_in_path(folder: Path) -> dict[str, str]:
+    """Build the stand-ins below `folder`; what a process needs in its environment to find them before all others.
+
+    ToolchainError where there is no C compiler, CompileError where it fails.
+    """
+    stand_ins = folder / "stand-ins"
+    _build_stand_ins(stand_ins, find_host_compiler())
+    return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(stand_ins), os.environ.get("LD_LIBRARY_PATH")]))}
 
 
 def cuda_runtime_library() -> Path:

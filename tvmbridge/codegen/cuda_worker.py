@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from tvmbridge.codegen.compile import generate_code
 from tvmbridge.codegen.launches import launch_reader
 from tvmbridge.codegen.link import find_linker, link
 from tvmbridge.codegen.ptxas import parse_ptxas
-from tvmbridge.errors import CompileError, TvmBridgeError
+from tvmbridge.errors import CompileError, ToolchainError, TvmBridgeError
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.targets import Target
 
@@ -26,42 +27,51 @@ def main(request_path: str) -> int:
     """Do what the request file says; 0 when library and report are written, 1 with the reason on standard output."""
     request = json.loads(Path(request_path).read_text())
     target = msgspec.convert(request["target"], Target)
-    nvcc = request["nvcc"]
-    if tvm_ffi.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
-        print("TVM did not load its CUDA runtime library, so it would embed source only")
+    module = tvm.ir.load_json(Path(request["module"]).read_text())
+    try:
+        functions = generate_cuda(module, target, target.architectures, Path(request["library"]), request["nvcc"])
+    except TvmBridgeError as exc:
+        print(exc.message)
         return 1
+    Path(request["report"]).write_bytes(msgspec.json.encode(functions))
+    return 0
+
+
+def generate_cuda(
+    module: tvm.IRModule, target: Target, architectures: tuple[str, ...], library: Path, nvcc: str
+) -> tuple[GpuFunction, ...]:
+    """Generate code for these of the target's architectures and link it into `library`, in this process.
+
+    The process has the GPU's driver or stand-ins for it. Returns what the compilers say of the GPU functions.
+    ToolchainError where TVM did not load its CUDA runtime or there is no linker, CompileError where a stage fails.
+    """
+    if tvm_ffi.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
+        raise ToolchainError("TVM did not load its CUDA runtime library, so it would embed source only")
+    linker = find_linker(target.machine)
     functions: list[GpuFunction] = []
     said: list[str] = []
 
     def compile_source(code: str) -> bytes:
-        fatbin, output = compile_fatbin(nvcc, code, target.architectures)
-        said.append(output)
-        return fatbin
+        return compile_fatbin(nvcc, code, architectures, said.append)
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_source, override=True)
-    module = tvm.ir.load_json(Path(request["module"]).read_text())
-    try:
-        linker = find_linker(target.machine)
-        generate_code(
-            module,
-            tvm_target(target),
-            Path(request["library"]),
-            lambda output, objects: link(linker, objects, output),
-            [launch_reader(functions)],
-        )
-    except TvmBridgeError as exc:
-        print(exc.message)
-        return 1
+    generate_code(
+        module,
+        tvm_target(target),
+        library,
+        lambda output, objects: link(linker, objects, output),
+        [launch_reader(functions)],
+    )
     code = parse_ptxas("\n".join(said))
-    described = [msgspec.structs.replace(f, code=code.get(f.name, ())) for f in functions]
-    Path(request["report"]).write_bytes(msgspec.json.encode(described))
-    return 0
+    return tuple(msgspec.structs.replace(f, code=code.get(f.name, ())) for f in functions)
 
 
-def compile_fatbin(nvcc: str, code: str, architectures: tuple[str, ...]) -> tuple[bytes, str]:
+def compile_fatbin(
+    nvcc: str, code: str, architectures: tuple[str, ...], on_said: Callable[[str], None] | None = None
+) -> bytes:
     """Compile CUDA source to machine code for each architecture, and PTX of the newest for GPUs to come.
 
-    Returns the fat binary and what the compilers say of it.
+    on_said: called with what the compilers say of it (see `ptxas`).
     """
     newest = architectures[-1].removeprefix("sm_")
     generate = [f"-gencode=arch=compute_{a.removeprefix('sm_')},code={a}" for a in architectures]
@@ -74,7 +84,9 @@ def compile_fatbin(nvcc: str, code: str, architectures: tuple[str, ...]) -> tupl
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(f"nvcc failed with status {done.returncode}: {_first_errors(done.stderr)}")
-        return fatbin.read_bytes(), done.stderr
+        if on_said is not None:
+            on_said(done.stderr)
+        return fatbin.read_bytes()
 
 
 def _first_errors(output: str) -> str:

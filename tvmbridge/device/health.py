@@ -7,27 +7,31 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tvmbridge.emulation import is_emulated
+from tvmbridge.gpus import Gpu
 from tvmbridge.version import __version__
 
 _HOT_C = 80.0  # from about here on, boards lower their clock
 _BUSY_LOAD = 0.5  # of one core, by others
 
 
-def describe_device(threads: int, *, busy: bool = False, root: Path = Path("/")) -> dict[str, Any]:
+def describe_device(
+    threads: int, *, gpus: Sequence[Gpu] = (), busy: bool = False, root: Path = Path("/")
+) -> dict[str, Any]:
     """Plain values for JSON.
 
-    machine; emulated; threads that a kernel runs on; tvmbridge's version; busy: whether a session is on; at: seconds
-    since 1970 by the device's clock; health: as `read_health`.
+    machine; emulated; threads that a kernel runs on; gpus: the name, architecture and emulated of each; tvmbridge's
+    version; busy: whether a session is on; at: seconds since 1970 by the device's clock; health: as `read_health`.
     """
     return {
         "machine": platform.machine().lower(),
         "emulated": is_emulated(),
         "threads": threads,
+        "gpus": [{"name": gpu.name, "architecture": gpu.architecture, "emulated": gpu.emulated} for gpu in gpus],
         "tvmbridge": __version__,
         "busy": busy,
         "at": time.time(),

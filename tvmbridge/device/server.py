@@ -27,9 +27,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvmbridge.child import child_command, child_environment
+from tvmbridge.cuda_runtime import load_cudart_of_tvm
 from tvmbridge.device.announce import start_announcing
 from tvmbridge.device.health import describe_device, health_warnings, usable_cores
 from tvmbridge.emulation import SAID_BY_HAND
+from tvmbridge.gpus import Gpu, find_gpus
+from tvmbridge.host import run_command
 
 PORTS = range(9090, 9200)
 DESCRIBE, RUN_BUNDLE = "tvmbridge.device.describe", "tvmbridge.device.run_bundle"  # what a session can call
@@ -60,11 +63,13 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         os.environ[SAID_BY_HAND] = "1"
     listener = _listen(options.host, [options.port] if options.port else PORTS)
     port = listener.getsockname()[1]
+    gpus = find_gpus(run_command).devices
     if options.json:
-        print(json.dumps({"key": options.key, "port": port, **describe_device(options.threads)}), flush=True)
-    _report_health(options.threads)
+        device = describe_device(options.threads, gpus=gpus)
+        print(json.dumps({"key": options.key, "port": port, **device}), flush=True)
+    _report_health(options.threads, gpus)
     with contextlib.suppress(KeyboardInterrupt):
-        _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads)
+        _serve(listener, (tracker_host, int(tracker_port)), options.key, options.address, options.threads, gpus)
     return 0
 
 
@@ -120,16 +125,27 @@ def _listen(host: str, ports: range | list[int]) -> socket.socket:
     raise SystemExit(f"no port to listen at on {host}")
 
 
-def _report_health(threads: int) -> None:
-    device = describe_device(threads)
+def _report_health(threads: int, gpus: Sequence[Gpu]) -> None:
+    device = describe_device(threads, gpus=gpus)
     shown = ", ".join(f"{name} {value}" for name, value in device["health"].items() if value is not None)
     emulated = "emulated " if device["emulated"] else ""
     logging.info("%s%s, %d threads; %s", emulated, device["machine"], threads, shown or "the kernel says nothing")
+    for number, gpu in enumerate(gpus):
+        logging.info("cuda:%d: %s, %s", number, gpu.name, gpu.architecture)
     for warning in health_warnings(device["health"]):
         logging.warning("%s", warning)
 
 
-def _serve(listener: socket.socket, tracker: tuple[str, int], key: str, address: str | None, threads: int) -> None:
+def _serve(
+    listener: socket.socket,
+    tracker: tuple[str, int],
+    key: str,
+    address: str | None,
+    threads: int,
+    gpus: Sequence[Gpu],
+) -> None:
+    if gpus:
+        load_cudart_of_tvm()  # TVM by itself does not find NVIDIA's wheel, and would do without its CUDA runtime
     import tvm_ffi
     from tvm.rpc import server
 
@@ -147,9 +163,11 @@ def _serve(listener: socket.socket, tracker: tuple[str, int], key: str, address:
             connection.close()
 
     server._serving = serve_session
-    tvm_ffi.register_global_func(DESCRIBE, lambda: json.dumps(describe_device(threads, busy=True)), override=True)
+    tvm_ffi.register_global_func(
+        DESCRIBE, lambda: json.dumps(describe_device(threads, gpus=gpus, busy=True)), override=True
+    )
     tvm_ffi.register_global_func(RUN_BUNDLE, _run_bundle, override=True)
-    start_announcing(tracker, key, address, port, lambda: describe_device(threads, busy=bool(busy[0])))
+    start_announcing(tracker, key, address, port, lambda: describe_device(threads, gpus=gpus, busy=bool(busy[0])))
     logging.info("lending port %d as %r to the tracker %s:%d", port, key, *tracker)
     while True:
         try:

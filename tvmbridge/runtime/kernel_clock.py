@@ -13,17 +13,17 @@ _MACHINE_STEP = "vm.builtin."  # the virtual machine's own functions: allocating
 class KernelClock:
     """What the virtual machine calls before and after each function; what it times includes about a microsecond.
 
-    now: takes a moment. between: the seconds from one moment to another, once a run is over. forget: called when the
-    moments of a run are not needed any more.
+    now: takes a moment; None: by this machine's clock. between: the seconds from one moment to another, once a run is
+    over. forget: called when the moments of a run are not needed any more.
     """
 
     def __init__(
         self,
-        now: Callable[[], Any] = time.perf_counter,
+        now: Callable[[], Any] | None = None,
         between: Callable[[Any, Any], float] = lambda start, end: end - start,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
-        self._now, self._between, self._forget = now, between, forget
+        self._now, self._between, self._forget = now or time.perf_counter, between, forget
         self._spans: list[tuple[str, Any, Any]] = []
         self._started: Any = None
 

@@ -69,6 +69,16 @@ def cuda_functions() -> ctypes.CDLL:
     return _PROCESS.cuda
 
 
+def never_free(*objects: object) -> None:
+    """Keep objects, and all that they refer to, beyond the end of the interpreter.
+
+    After an error that stays with a GPU's process, giving back what is on that GPU fails too, and TVM's destructors end
+    the process where they fail. An exception refers to what was under way.
+    """
+    for each in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
 def _load_runtime(bundle: Bundle, variant: VariantEntry) -> None:
     limit_spinning()
     imported = sys.modules.get("tvm")

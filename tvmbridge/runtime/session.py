@@ -171,7 +171,7 @@ def _start_session(
     # tvm_ffi is imported here, once a variant fits: without it, or with a wrong one, none does.
     from tvmbridge.runtime.executable import Executable
     from tvmbridge.runtime.memory import CUDA_TYPE, HOST
-    from tvmbridge.runtime.native import load_variant
+    from tvmbridge.runtime.native import load_variant, never_free
 
     device = (wanted or Device("cuda")) if variant.kind == "cuda" else Device("cpu")
     # The weights' digests come first: what is damaged is found before any library is loaded.
@@ -189,5 +189,7 @@ def _start_session(
             threads=count,
         )
     except Exception as exc:  # TVM raises its own errors for what is no model library, and for a device that fails
+        if device.kind == "cuda":
+            never_free(exc, module)
         raise ArtifactError(f"{bundle.path}: variant {variant.name} does not start: {reason(exc)}") from exc
     return Session(bundle.manifest, variant, executable, count, device)

@@ -106,7 +106,8 @@ def why_not_local(target: Target, host: Host) -> str | None:
         return f"the CPU of this machine ({host.cpu_model}) lacks {', '.join(sorted(lacking))}"
     if target.kind == "cuda":
         if not host.gpus:
-            return "no CUDA GPU was found on this machine"
+            why = f": {host.no_gpu_because}" if host.no_gpu_because else ""
+            return f"no CUDA GPU was found on this machine{why}"
         # TVM measures on device 0.
         gpu = host.gpus[0]
         if not any(gpu.runs(architecture) for architecture in target.architectures):

@@ -46,15 +46,13 @@ class TuneOptions:
     final_check: bool = True
 
 
-def why_not_tuned(target: Target, engine: str = "templates") -> str | None:
+def why_not_tuned(target: Target) -> str | None:
     """Why this machine cannot measure candidates for the target; None if it can."""
-    if target.kind == "cuda" and engine == "templates":
-        return "CUDA kernels have no configs of templates to choose from: the engine metaschedule has"
     if isinstance(target.measure, RpcMeasure):
         return why_not_rpc(target)
     if target.measure == "none":
         return "the target is measured nowhere (measure: none)"
-    return why_not_local(target, detect_host())
+    return why_not_local(target, detect_host(gpus=target.kind == "cuda"))
 
 
 def tune(
@@ -75,13 +73,13 @@ def tune(
     target, where the caller has it. Returns where it ended, and why. TuningError where the target cannot be measured;
     LogError where a log cannot be used.
     """
-    if obstacle := why_not_tuned(target, options.engine):
+    if obstacle := why_not_tuned(target):
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
     lowered = lowered or lower(model, target)
     with TuningLog.open(log, also=options.also) as records:
         progress = _begin(lowered, target, budget, records, options, on_progress)
-        # Over RPC the network cannot run, and on a GPU its kernels cannot be timed one by one.
-        checks = options.final_check and target.kind != "cuda" and not isinstance(target.measure, RpcMeasure)
+        # Over RPC the kernels of a network cannot be timed one by one.
+        checks = options.final_check and not isinstance(target.measure, RpcMeasure)
         finalists, reserve_s = _plan_check(budget, len(progress.tasks)) if checks else (0, 0.0)
         ended = _search(progress, records, target, budget, reserve_s, seed, options)
         check: FinalCheck | None = None
@@ -111,7 +109,7 @@ def search_kernels(
     on_progress: Callable[[TuneProgress], None] | None = None,
 ) -> TuneProgress:
     """`tune` without the final check, for kernels that belong to no model that could run."""
-    if obstacle := why_not_tuned(target, options.engine):
+    if obstacle := why_not_tuned(target):
         raise TuningError(f"{target.name} cannot be tuned here: {obstacle}")
     with TuningLog.open(log, also=options.also) as records:
         progress = _begin(lowered, target, budget, records, options, on_progress)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from tvmbridge.codegen.cuda import require_nvcc
 from tvmbridge.codegen.link import find_linker
 from tvmbridge.errors import TuningError
 from tvmbridge.host import detect_host
@@ -60,12 +61,16 @@ class LocalBuilder:
     """Compiles on all cores of this machine."""
 
     def __init__(self, target: Target, forks: ForkServer, defer: Callable[[Callable[[], None]], None]) -> None:
-        self.slots = detect_host().cores
+        cores = detect_host().cores
+        # Who asks a GPU for the next call has a core of its own.
+        self.slots = max(1, cores - 1) if target.kind == "cuda" and target.measure == "local" else cores
         self._target, self._forks, self._defer = target, forks, defer
 
     def start(self) -> None:
-        """ToolchainError where a linker is missing."""
+        """ToolchainError where a linker is missing, or nvcc for a cuda target."""
         find_linker(self._target.machine)
+        if self._target.kind == "cuda":
+            require_nvcc()
 
     def stop(self) -> None:
         """Nothing: the fork server is its owner's."""

@@ -3,10 +3,10 @@
 It imports TVM once and never runs a kernel itself, so that its children start in milliseconds and in a clean state, as
 those of `worker` do. A child that crashes, hangs or eats the memory costs its job and nothing else.
 
-Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "rotated_bytes", "folder",
-"idle_s"} once, then {"id", "job", "arguments", "limits_s": {stage: seconds or null}} per job. Out: {"ready": true}
-once, then the fields of a `forks.JobEnd` and the "id" per job. It ends with its standard input, or when it has had
-nothing to do for `idle_s` seconds.
+Protocol: one JSON object a line. In: {"kernels": {key: [name, ir, constants]}, "target", "architectures",
+"rotated_bytes", "folder", "idle_s"} once, then {"id", "job", "arguments", "limits_s": {stage: seconds or null}} per
+job. Out: {"ready": true} once, then the fields of a `forks.JobEnd` and the "id" per job. It ends with its standard
+input, or when it has had nothing to do for `idle_s` seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tvmbridge.errors import reason
 from tvmbridge.lowering import Kernel
 from tvmbridge.targets import Target
 from tvmbridge.tuning.measure.forked import Forked, adopt_orphans, end_orphans
-from tvmbridge.tuning.measure.jobs import JOBS, Setting
+from tvmbridge.tuning.measure.jobs import JOBS
+from tvmbridge.tuning.measure.on_device import Setting
 from tvmbridge.tuning.measure.operands import RandomData
 from tvmbridge.tuning.measure.reference import References
 
@@ -44,15 +45,7 @@ def main() -> int:
     gc.disable()  # so that no child begins with a collection, which would copy the whole process
     requests = _Requests()
     opening = json.loads(requests.wait_for_one())
-    setting = Setting(
-        kernels={
-            key: Kernel(name, tvm.ir.load_json(ir), key, frozenset(constants), 1)
-            for key, (name, ir, constants) in opening["kernels"].items()
-        },
-        target=msgspec.convert(opening["target"], Target),
-        data=RandomData(opening["rotated_bytes"]),
-        references=References(Path(opening["folder"])),
-    )
+    setting = read_setting(opening)
 
     def answer(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message).encode() + b"\n")
@@ -78,6 +71,20 @@ def main() -> int:
     for job in running.values():
         job.end()
     return 0
+
+
+def read_setting(opening: dict[str, Any]) -> Setting:
+    """What `forks.describe` made, with the "folder" of the references."""
+    return Setting(
+        kernels={
+            key: Kernel(name, tvm.ir.load_json(ir), key, frozenset(constants), 1)
+            for key, (name, ir, constants) in opening["kernels"].items()
+        },
+        target=msgspec.convert(opening["target"], Target),
+        architectures=tuple(opening["architectures"]),
+        data=RandomData(opening["rotated_bytes"]),
+        references=References(Path(opening["folder"])),
+    )
 
 
 class _Requests:

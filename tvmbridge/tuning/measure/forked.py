@@ -18,9 +18,12 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # Linux, include/uapi/linux/
 
 
 class Forked:
-    """A forked child that runs `work(up, down)`: it writes lines of JSON to `up`, and reads from `down`."""
+    """A forked child that runs `work(up, down)`: it writes lines of JSON to `up`, and reads from `down`.
 
-    def __init__(self, index: int, work: Callable[[int, int], None]) -> None:
+    limits_memory: whether its address space is limited, of which CUDA takes all that it can get.
+    """
+
+    def __init__(self, index: int, work: Callable[[int, int], None], *, limits_memory: bool = True) -> None:
         self.index = index
         self.up, up_write = os.pipe()
         down_read, self._down = os.pipe()
@@ -30,7 +33,7 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _become_a_child(parent, keep={up_write, down_read})
+                _become_a_child(parent, keep={up_write, down_read}, limits_memory=limits_memory)
                 work(up_write, down_read)
             finally:
                 os._exit(0)
@@ -97,7 +100,7 @@ def end_orphans(known: Collection[int]) -> None:
                 os.waitpid(pid, 0)
 
 
-def _become_a_child(parent: int, keep: set[int]) -> None:
+def _become_a_child(parent: int, keep: set[int], limits_memory: bool) -> None:
     """Set the limits of a process that runs code that nobody has tried."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -112,8 +115,9 @@ def _become_a_child(parent: int, keep: set[int]) -> None:
                 os.close(int(entry.name))
     with contextlib.suppress(OSError):  # not every system lets us say that this process is the first to go
         Path("/proc/self/oom_score_adj").write_text("1000")
-    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + _MEMORY_BYTES,) * 2)
+    if limits_memory:
+        used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + _MEMORY_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

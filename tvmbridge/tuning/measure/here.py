@@ -24,6 +24,9 @@ class HereTimer:
     def start(self) -> None:
         """Nothing: the fork server is its owner's."""
 
+    def stop(self) -> None:
+        """Nothing: the fork server is its owner's."""
+
     def time(self, built: Built, best_us: float | None, on_timed: Callable[[Timed], None]) -> None:
         """Line a library up for its turn."""
         self._waiting.append((built, best_us, on_timed))

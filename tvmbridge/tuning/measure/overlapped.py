@@ -45,6 +45,10 @@ class Timer(Protocol):
         """TuningError where nothing can be timed."""
         ...
 
+    def stop(self) -> None:
+        """End everything that `start` and `time` have started."""
+        ...
+
     def time(self, built: Built, best_us: float | None, on_timed: Callable[[Timed], None]) -> None:
         """Line a library up to be timed; `on_timed` is called once, in the thread of the measurer."""
         ...
@@ -77,6 +81,7 @@ class OverlappedMeasurer:
             self._builder.start()
             opening.callback(self._builder.stop)
             self._timer.start()
+            opening.callback(self._timer.stop)
             self.devices = self._timer.devices
             self._forks.start()
             opening.callback(self._forks.stop)

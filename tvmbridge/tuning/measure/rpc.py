@@ -60,6 +60,9 @@ class RpcTimer:
             raise self._error(obstacle)
         self._count()
 
+    def stop(self) -> None:
+        """Nothing: the fork server is its owner's."""
+
     def time(self, built: Built, best_us: float | None, on_timed: Callable[[Timed], None]) -> None:
         """Line a library up for whichever device is free first."""
         if not self._waiting and not self._sessions:
