@@ -1,4 +1,4 @@
-"""Expressions of all kinds that the GPU templates for rows, maps and windows take, and their run on an emulated GPU.
+"""Expressions of all kinds that the GPU templates for rows, maps and windows take, and a run of them on a GPU.
 
 `python -m gpu_cases SEED` in the emulated environment lowers them together for a GPU and for this machine's CPU, whose
 templates have tests of their own, draws a template and a config for each kernel (SEED 0: the guesses), and compares.
@@ -109,7 +109,6 @@ MAPS: list[Case] = [
     _of(lambda x: op.negative(x), ()),
     _of(lambda x: op.image.resize2d(x, [9, 6], layout="NCHW", method="linear"), (1, 2, 5, 7)),
     (lambda x, i: op.take(x, i, 0), [((9, 12), F32), ((5,), I64)]),
-    _of(lambda x: op.nn.relu(x), (0, 4)),
     _of(lambda x: op.negative(x), (300, 301), dtype=F64),
     _of(lambda x: op.nn.relu(x), (64, 64, 32)),
 ]
@@ -128,7 +127,7 @@ WINDOWS: list[Case] = [
     _of(lambda x: op.nn.max_pool3d(x, [2, 2, 2], [1, 2, 2], layout="NDHWC"), (1, 4, 6, 5, 8)),
     _of(lambda x: op.nn.avg_pool3d(x, [5, 1, 1], [1, 1, 1], [2, 0, 0]), (1, 1, 16, 4, 5)),  # along the channels
 ]
-CASES = [c for c in [*ROWS, *MAPS, *WINDOWS] if c[1][0][1] != F16 and c is not MAPS[14]]
+CASES = [*ROWS, *MAPS, *WINDOWS]
 
 
 def _inputs(generator: np.random.Generator) -> Iterator[np.ndarray]:
