@@ -4,8 +4,8 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
 
-.PHONY: demo test test-quick test-compiler test-slow arm-board test-arm test-arm-quick check conformance bench bench-tune \
-	random-graphs mutations clean
+.PHONY: demo test test-quick test-compiler test-slow arm-board test-arm test-arm-quick test-cuda check conformance bench \
+	bench-tune random-graphs mutations clean
 
 demo: $(READY)          ## build the digits model for every target, tune it briefly, show speed and accuracy
 	$(BIN)/python examples/digits/demo.py
@@ -13,13 +13,13 @@ demo: $(READY)          ## build the digits model for every target, tune it brie
 test: check test-quick test-compiler test-slow          ## everything, in rising order of time
 
 test-quick: $(READY)    ## pure tests: seconds
-	$(BIN)/python -m pytest -q -m "not compiler and not slow and not arm"
+	$(BIN)/python -m pytest -q -m "not compiler and not slow and not arm and not cuda and not gpu"
 
 test-compiler: $(READY) ## tests that need TVM's compiler
-	$(BIN)/python -m pytest -q -m "compiler and not slow and not arm"
+	$(BIN)/python -m pytest -q -m "compiler and not slow and not arm and not gpu"
 
 test-slow: $(READY)     ## end to end
-	$(BIN)/python -m pytest -q -m "slow and not arm"
+	$(BIN)/python -m pytest -q -m "slow and not arm and not gpu"
 
 arm-board: $(READY)     ## an emulated ARM board (root; a minute to set it up); tests on it are NOT RUN where it cannot be had
 	$(BIN)/python scripts/arm_environment.py || test $$? = 3
@@ -29,6 +29,9 @@ test-arm: arm-board     ## ARM code on the board: all networks, tuning on two of
 
 test-arm-quick: arm-board ## of these what takes minutes, for CI: two networks, and a board that only SSH reaches
 	$(BIN)/python -m pytest -q -m "arm and not slow"
+
+test-cuda: $(READY)     ## CUDA code of whole networks, built and inspected; what needs a GPU is NOT RUN where there is none
+	$(BIN)/python -m pytest -q -m "cuda or gpu"
 
 random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
 	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2

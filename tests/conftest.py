@@ -7,6 +7,8 @@ import signal
 import pytest
 from arm_board import why_no_board
 
+from tvmbridge.host import detect_host
+
 
 def pytest_configure() -> None:
     """Take Ctrl-C as on a terminal: a shell starts a background job, and its children, with it ignored."""
@@ -21,9 +23,17 @@ def arm_board() -> None:
         pytest.skip(f"NOT RUN: {reason}")
 
 
+@pytest.fixture(scope="session")
+def cuda_gpu() -> None:
+    """There is a CUDA GPU; where there is none, what needs it is not run, and the summary says so."""
+    if not detect_host(gpus=True).gpus:
+        pytest.skip("NOT RUN: needs a CUDA GPU and its driver; nvidia-smi reports none")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A line of its own for tests of ARM code that could not be run."""
-    left_out = [report for report in terminalreporter.stats.get("skipped", ()) if "arm" in report.keywords]
-    if left_out:
-        terminalreporter.write_sep("!", f"{len(left_out)} tests of ARM code were NOT RUN", yellow=True)
-        terminalreporter.write_line(str(left_out[0].longrepr[2]).removeprefix("Skipped: "), yellow=True)
+    """A line of its own for tests that want what is not here."""
+    for marker, what in (("arm", "of ARM code"), ("gpu", "that need a CUDA GPU")):
+        left_out = [report for report in terminalreporter.stats.get("skipped", ()) if marker in report.keywords]
+        if left_out:
+            terminalreporter.write_sep("!", f"{len(left_out)} tests {what} were NOT RUN", yellow=True)
+            terminalreporter.write_line(str(left_out[0].longrepr[2]).removeprefix("Skipped: "), yellow=True)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.test_bundle import MODEL, SIGNATURE, draw_weights, make_variant
 from tvmbridge.bundle import open_bundle, write_bundle
+from tvmbridge.bundle.gpu_code import GpuBuild, GpuFunction, MachineCode
 
 TOOLS = {"apache-tvm": "0.27.0.post1", "onnx": "1.23.2"}
 
@@ -70,3 +71,13 @@ def test_neither_says_when_and_where_it_was_made(bundle_path):
     for text in texts:
         assert str(bundle_path.parent) not in text
         assert re.search(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]", text) is None
+
+
+def test_the_compiler_of_gpu_code_is_named_in_both(tmp_path):
+    function = GpuFunction("k", "k", (1, 1, 1), (32, 1, 1), 0, (MachineCode("sm_90", 40, 0, 0, 0, 0),))
+    built = make_variant(tmp_path, "gpu", draw_weights(), gpu=GpuBuild("nvcc 13.0.88", (function,)))
+    write_bundle(tmp_path / "m.tvmb", model=MODEL, signature=SIGNATURE, variants=[built], tools=TOOLS)
+    used = read(tmp_path / "m.tvmb", "attachments/provenance.json")["predicate"]["buildDefinition"]
+    assert used["resolvedDependencies"][-1] == {"uri": "pkg:generic/nvcc@13.0.88"}
+    tools = read(tmp_path / "m.tvmb", "attachments/sbom.cdx.json")["metadata"]["tools"]["components"]
+    assert tools[-1] == {"type": "application", "name": "nvcc", "version": "13.0.88"}

@@ -36,6 +36,7 @@ from tvmbridge.bundle import archive as archive_module
 from tvmbridge.bundle import manifest as manifest_module
 from tvmbridge.bundle import signing as signing_module
 from tvmbridge.bundle.archive import ALIGNMENT_BYTES, PAGE_ALIGNED_FROM_BYTES, PAGE_BYTES, parse_archive, plan_archive
+from tvmbridge.bundle.gpu_code import GpuFacts
 from tvmbridge.bundle.manifest import MAX_LIBRARY_BYTES, MAX_MANIFEST_BYTES, VERSION, parse_manifest, render_manifest
 from tvmbridge.bundle.unpack import unpack_variant
 from tvmbridge.errors import ArtifactError, BundleFormatError, DigestError, NewerVersionError, OutputError
@@ -599,3 +600,16 @@ def test_the_manifest_is_deeply_immutable(bundle_path):
     with pytest.raises(AttributeError):
         bundle.manifest.variants[0].library = "x"
     assert msgspec.structs.replace(bundle.manifest, version=2).version == 2
+
+
+def test_the_frozen_bundle_with_gpu_code_says_what_compiled_it_and_what_it_takes():
+    with open_bundle(Path(__file__).parent / "golden" / "bundle-v2-gpu.tvmb") as bundle:
+        bundle.check_members()
+        said = {variant.name: variant.gpu for variant in bundle.manifest.variants}
+    assert said == {"gpu": GpuFacts("nvcc 13.0.88", 64, False), "native": None}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_bundle_from_before_says_nothing_of_gpu_code(version):
+    with open_bundle(Path(__file__).parent / "golden" / f"bundle-v{version}.tvmb") as bundle:
+        assert [variant.gpu for variant in bundle.manifest.variants] == [None] * len(bundle.manifest.variants)

@@ -103,7 +103,7 @@ def test_build_exits_with_1_and_writes_the_rest_where_one_target_fails(built, tm
         output,
     )
     assert code == 1 and output.exists()
-    assert "cuda-sm_90: no nvcc" in err and "hint: install" in err and "failed" in out
+    assert "cuda-sm_90: no nvcc" in err and "hint: pip install 'tvmbridge[cuda]'" in err and "failed" in out
 
 
 def test_tune_appends_to_the_log_and_resumes_without_measuring_again(built, tmp_path, run):

@@ -18,7 +18,7 @@ from tvm import relax
 from tvmbridge.codegen import FOREIGN_GLIBC, build_variant
 from tvmbridge.codegen.assemble import assemble
 from tvmbridge.codegen.elf import read_elf_facts
-from tvmbridge.codegen.fatbin import parse_machine_code
+from tvmbridge.codegen.fatbin import parse_machine_code, parse_ptx
 from tvmbridge.codegen.link import Linker, find_linker, link
 from tvmbridge.codegen.plan import KernelPlan, plan_kernels
 from tvmbridge.errors import CompileError, ToolchainError
@@ -208,7 +208,8 @@ def test_machine_code_is_told_from_ptx_wherever_it_lies() -> None:
     data = b"\x7fELF junk" + fatbin((2, 90), (1, 90), (2, 80)) + b"more" + fatbin((1, 75), (2, 89))
     assert parse_machine_code(data) == ("sm_80", "sm_89", "sm_90")
     assert parse_machine_code(fatbin((1, 90))) == ()
-    assert parse_machine_code(b"") == ()
+    assert parse_machine_code(b"") == () == parse_ptx(b"")
+    assert parse_ptx(data) == ("sm_75", "sm_90") and parse_ptx(fatbin((2, 90))) == ()
 
 
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(0, 255), st.integers(0, 300))

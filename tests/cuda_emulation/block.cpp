@@ -68,11 +68,11 @@ char* map(std::size_t size) {
 }  // namespace
 
 BlockRunner::BlockRunner() : fibers_(kMostThreads), stacks_(map(kStackStride * kMostThreads)) {
-  // Dynamic shared memory lies before a page that nobody may touch.
   static_shared_ = map(kSharedBytesStored);
+  // Dynamic shared memory lies before as much again that nobody may touch.
   dynamic_storage_ = kSharedBytesStored;
-  dynamic_shared_ = map(dynamic_storage_ + kPage);
-  mprotect(dynamic_shared_ + dynamic_storage_, kPage, PROT_NONE);
+  dynamic_shared_ = map(2 * dynamic_storage_);
+  mprotect(dynamic_shared_ + dynamic_storage_, dynamic_storage_, PROT_NONE);
   for (unsigned i = 0; i < kMostThreads; ++i) {
     mprotect(stacks_ + i * kStackStride, kPage, PROT_NONE);
     fibers_[i].number = i;
@@ -96,7 +96,7 @@ void BlockRunner::fiber_main() {
     const Launch& launch = *self.launch_;
     if (self.alone_) {
       for (unsigned i = 0; i < self.threads_; ++i) {
-        self.current_->index = self.fibers_[self.order_[i]].index;
+        self.current_->index = self.indices_[self.order_[i]];
         launch.kernel->run(launch.arguments);
       }
     } else {
@@ -121,8 +121,9 @@ void BlockRunner::wait(State state) {
 void BlockRunner::prepare() {
   const unsigned* size = launch_->block;
   threads_ = size[0] * size[1] * size[2];
+  indices_.resize(threads_);
   for (unsigned i = 0; i < threads_; ++i)
-    fibers_[i].index = i % size[0] | i / size[0] % size[1] << 10 | i / (size[0] * size[1]) << 20;
+    fibers_[i].index = indices_[i] = i % size[0] | i / size[0] % size[1] << 10 | i / (size[0] * size[1]) << 20;
   order_.resize(threads_);
   std::iota(order_.begin(), order_.end(), 0u);
   if (settings().order == "backward") std::reverse(order_.begin(), order_.end());
@@ -218,7 +219,7 @@ void BlockRunner::meet(std::uint32_t mask, CudaEmulationCollective collective, v
   if (alone_) give_up(kLaunchFailed, "a kernel waits for others that was taken for one that does not");
   Fiber& self = *current_;
   Warp& warp = warp_of(self);
-  if (!(mask >> self.number % 32 & 1)) give_up(kLaunchFailed, "a lane takes part in what its own mask leaves it out of");
+  if (!(mask >> self.number % 32 & 1)) give_up(kLaunchFailed, "a lane meets others by a mask that leaves itself out");
   self.mask = mask;
   self.collective = collective;
   self.brought = brought;

@@ -1,4 +1,4 @@
-// One block of threads on one thread of the host: each CUDA thread has a stack of its own and runs until it has to wait.
+// A block of threads on one thread of the host: each CUDA thread has a stack of its own and runs until it has to wait.
 #pragma once
 #include <random>
 #include <vector>
@@ -70,6 +70,7 @@ class BlockRunner {
   unsigned threads_ = 0;
   std::vector<Fiber> fibers_;
   std::vector<unsigned> order_;
+  std::vector<std::uint32_t> indices_;  // threadIdx of each thread, packed
   std::vector<Warp> warps_;
   Fiber* current_ = nullptr;
   void* scheduler_pointer_ = nullptr;

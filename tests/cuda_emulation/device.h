@@ -46,7 +46,9 @@ struct Settings {
 };
 const Settings& settings();
 constexpr const char* kDeviceName = "Emulated CUDA device";
+constexpr int kCudaVersion = 13000;
 constexpr std::size_t kSharedBytes = 48 << 10;
+int attribute_of(int attribute);  // as cudaDeviceGetAttribute numbers them; 0 for what is not emulated
 
 // Says on standard error what a program has done wrong.
 void complain(const std::string& what);

@@ -217,32 +217,32 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** para
   });
 }
 
-int cuInit(unsigned) {
+int cuInit(unsigned flags) {
   EMULATION_ENTER();
-  return kSuccess;
+  return flags ? kInvalidValue : kSuccess;
 }
 
 int cuDriverGetVersion(int* version) {
-  *version = 13000;
+  *version = kCudaVersion;
   return kSuccess;
 }
 
 int cuDeviceGetCount(int* count) {
+  EMULATION_ENTER();
   *count = 1;
   return kSuccess;
 }
 
 int cuDeviceGet(int* device, int index) {
+  EMULATION_ENTER();
   *device = index;
   return index ? kInvalidDevice : kSuccess;
 }
 
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
-  constexpr int kMajor = 75, kMinor = 76;
-  if (device) return kInvalidDevice;
-  if (attribute != kMajor && attribute != kMinor) return kNotSupported;
-  *value = attribute == kMajor ? settings().major : settings().minor;
-  return kSuccess;
+  EMULATION_ENTER();
+  *value = attribute_of(attribute);
+  return device ? kInvalidDevice : kSuccess;
 }
 
 int cuDeviceGetName(char* name, int length, int device) {

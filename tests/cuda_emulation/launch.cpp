@@ -102,7 +102,7 @@ Outcome run(const Launch& launch) {
   const Outcome outcome = pool->run(launch);
   if (settings().trace) {
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-    std::fprintf(stderr, "CUDA emulation: %9.3f ms  %s  grid %u x %u x %u, block %u x %u x %u, shared %zu + %zu bytes\n",
+    std::fprintf(stderr, "CUDA emulation: %9.3f ms  %s  grid %u x %u x %u, block %u x %u x %u, shared %zu + %zu\n",
                  taken.count(), launch.kernel->name, launch.grid[0], launch.grid[1], launch.grid[2], launch.block[0],
                  launch.block[1], launch.block[2], launch.kernel->shared_bytes, launch.dynamic_shared_bytes);
   }

@@ -28,6 +28,7 @@ _ENTRY = struct.Struct("<HHIQ12xI32x")
 _FLAGS = (
     "-std=c++17",
     "-O2",
+    "-fno-gnu-unique",  # or a library stays loaded when its module is unloaded, and the next one is taken for it
     "-march=native",
     "-ffp-contract=fast",
     "-fno-strict-aliasing",

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         "count": "1",
         "driver_version": _DRIVER,
         "compute_cap": os.environ.get("CUDA_EMULATION_CAPABILITY", "8.0"),
-        "memory.total": "8192 MiB",
+        "memory.total": "8192",
         "uuid": "GPU-00000000-0000-0000-0000-000000000000",
     }
     fields = [field.strip() for field in asked[0].split(",")]

@@ -55,33 +55,6 @@ struct alignas(8) DeviceProperties {
   }
 };
 
-// An attribute that a device of this capability has; 0 for what is not emulated.
-int attribute_of(int attribute) {
-  const Settings& device = settings();
-  switch (attribute) {
-    case 1: case 2: case 3: return 1024;                                // threads of a block; its x and y
-    case 4: return 64;                                                  // its z
-    case 5: return 0x7fffffff;                                          // blocks of a grid
-    case 6: case 7: return 65535;
-    case 8: return kSharedBytes;
-    case 9: return 65536;                                               // constant memory
-    case 10: return 32;                                                 // warp
-    case 12: case 82: return 65536;                                     // registers
-    case 13: case 36: return 1000000;                                   // clocks, kHz
-    case 16: return device.multiprocessors;
-    case 37: return 256;                                                // bits of the memory's bus
-    case 38: return 4 << 20;                                            // L2
-    case 39: return device.major * 10 + device.minor == 75 ? 1024 : 2048;
-    case 75: return device.major;
-    case 76: return device.minor;
-    case 81: return device.shared_bytes_opt_in + 1024;
-    case 97: return device.shared_bytes_opt_in;
-    case 111: return 1024;
-    case 41: return 1;                                                  // one address space with the host
-    default: return 0;
-  }
-}
-
 }  // namespace
 
 extern "C" {

@@ -42,7 +42,9 @@ def render_provenance(manifest: Manifest, tools: Mapping[str, str]) -> bytes:
                     "inputs": msgspec.to_builtins(manifest.signature.inputs),
                     "targets": [_describe_target(variant) for variant in manifest.variants],
                 },
-                "resolvedDependencies": _dependencies(manifest.model, manifest.members.get(LOG_NAME), tools),
+                "resolvedDependencies": _dependencies(
+                    manifest.model, manifest.members.get(LOG_NAME), tools, _toolkits(manifest.variants)
+                ),
             },
             "runDetails": {"builder": {"id": "urn:tvmbridge:builder", "version": {"tvmbridge": __version__}}},
         },
@@ -65,12 +67,15 @@ def render_sbom(manifest: Manifest, tools: Mapping[str, str]) -> bytes:
         "hashes": _hashes(manifest.model.sha256),
     }
     used = {"tvmbridge": __version__, **tools}
+    compilers = [
+        {"type": "application", "name": name, "version": version} for name, version in _toolkits(manifest.variants)
+    ]
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
         "metadata": {
-            "tools": {"components": [_package(name, version) for name, version in sorted(used.items())]},
+            "tools": {"components": [_package(name, version) for name, version in sorted(used.items())] + compilers},
             "component": model,
         },
         "components": components,
@@ -84,11 +89,20 @@ def _describe_target(variant: VariantEntry) -> dict[str, Any]:
     return {name: getattr(variant, name) for name in names}
 
 
-def _dependencies(model: ModelFacts, log: MemberEntry | None, tools: Mapping[str, str]) -> list[dict[str, Any]]:
+def _dependencies(
+    model: ModelFacts, log: MemberEntry | None, tools: Mapping[str, str], toolkits: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
     files: list[dict[str, Any]] = [{"name": model.name, "digest": {"sha256": model.sha256}}]
     if log is not None:
         files.append({"name": LOG_NAME, "digest": {"sha256": log.sha256}})
-    return files + [{"uri": _purl(name, version)} for name, version in sorted(tools.items())]
+    packages = [{"uri": _purl(name, version)} for name, version in sorted(tools.items())]
+    return files + packages + [{"uri": f"pkg:generic/{name}@{version}"} for name, version in toolkits]
+
+
+def _toolkits(variants: Sequence[VariantEntry]) -> list[tuple[str, str]]:
+    """Name and version of the programs that compiled GPU code: ("nvcc", "13.0.88")."""
+    named = {variant.gpu.toolkit for variant in variants if variant.gpu is not None}
+    return [(name, version) for name, _, version in (toolkit.partition(" ") for toolkit in sorted(named))]
 
 
 def _needed_packages(variants: Sequence[VariantEntry]) -> list[tuple[str, str]]:

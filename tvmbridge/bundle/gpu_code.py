@@ -47,12 +47,13 @@ class GpuFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the manifest says of a variant's GPU code.
 
     toolkit: that compiled it, "nvcc 13.0.88". max_registers: that a thread of any kernel takes.
-    spills: whether some kernel keeps values in local memory for want of registers.
+    spills: whether some kernel keeps values in local memory for want of registers. Both are None where the toolkit
+    does not say.
     """
 
     toolkit: str
-    max_registers: int
-    spills: bool
+    max_registers: int | None
+    spills: bool | None
 
 
 class GpuBuild(msgspec.Struct, frozen=True):
@@ -65,5 +66,6 @@ class GpuBuild(msgspec.Struct, frozen=True):
     def facts(self) -> GpuFacts:
         """What the manifest says of them."""
         codes = [code for function in self.functions for code in function.code]
-        most = max((code.registers for code in codes), default=0)
-        return GpuFacts(self.toolkit, most, any(code.spills for code in codes))
+        if not codes:
+            return GpuFacts(self.toolkit, None, None)
+        return GpuFacts(self.toolkit, max(code.registers for code in codes), any(code.spills for code in codes))

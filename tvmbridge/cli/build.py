@@ -28,7 +28,7 @@ from tvmbridge.errors import OutputError
 if TYPE_CHECKING:
     from tvmbridge.pipeline import BuildReport, TargetOutcome
 
-_FALLBACK_NAMED = 5  # kernels on the fallback template that the text names; --json has all
+_NAMED = 5  # kernels on the fallback template, or that spill registers, that the text names; --json has all
 
 
 @click.command("build")
@@ -135,6 +135,8 @@ def _print_report(report: BuildReport) -> None:
             click.echo(f"{name}: not run here: {' '.join(outcome.check.unverified_because.split())}", err=True)
         for warning in outcome.check.warnings if outcome.check is not None else ():
             click.echo(f"{name}: {warning}", err=True)
+        if spills := _show_spills(outcome):
+            click.echo(f"{name}: {spills}", err=True)
         if fallback := _show_fallback(outcome):
             click.echo(f"{name}: {fallback}", err=True)
         for plan in outcome.kernels:
@@ -152,14 +154,33 @@ def _show_fallback(outcome: TargetOutcome) -> str | None:
     if not fallback:
         return None
     named = [
-        kernel.name if kernel.share is None else f"{kernel.name} {kernel.share:.1%}"
-        for kernel in fallback[:_FALLBACK_NAMED]
+        kernel.name if kernel.share is None else f"{kernel.name} {kernel.share:.1%}" for kernel in fallback[:_NAMED]
     ]
     more = [f"{len(fallback) - len(named)} more"] if len(fallback) > len(named) else []
     shares = [kernel.share for kernel in fallback if kernel.share is not None]
     whole = f"{sum(shares):.1%} of the time" if shares else "share of the time not measured"
     count = f"{len(fallback)} of {len(outcome.kernels)} kernels"
     return f"{count} take the fallback template, {whole}: {', '.join([*named, *more])}"
+
+
+def _show_spills(outcome: TargetOutcome) -> str | None:
+    """The kernels for which an architecture has too few registers, the worst first; None where there are none."""
+    if outcome.variant is None or outcome.variant.gpu is None:
+        return None
+    codes = [
+        (code.spill_store_bytes + code.spill_load_bytes, function.kernel, code.architecture)
+        for function in outcome.variant.gpu.functions
+        for code in function.code
+        if code.spills
+    ]
+    if not codes:
+        return None
+    worst = sorted(codes, key=lambda code: (-code[0], code[1:]))
+    named = [f"{kernel} on {architecture} ({size} bytes)" for size, kernel, architecture in worst[:_NAMED]]
+    more = [f"{len(worst) - len(named)} more"] if len(worst) > len(named) else []
+    count = len({kernel for _, kernel, _ in codes})
+    kernels = "1 kernel keeps" if count == 1 else f"{count} kernels keep"
+    return f"{kernels} values in local memory for want of registers: {', '.join([*named, *more])}"
 
 
 def _outcome_row(outcome: TargetOutcome) -> list[str]:
@@ -210,6 +231,7 @@ def _describe_outcome(outcome: TargetOutcome) -> dict[str, Any]:
         "warnings": list(outcome.check.warnings) if outcome.check else [],
         "untuned_because": outcome.untuned_because,
         "tuning": describe_tuning(outcome.tuning) if outcome.tuning is not None else None,
+        "gpu": msgspec.to_builtins(variant.gpu) if variant else None,
         "kernels": [
             {
                 "name": plan.kernel.name,

@@ -12,6 +12,7 @@ from tvmbridge.cli.output import print_json, print_table, show_latency
 from tvmbridge.version import __version__
 
 if TYPE_CHECKING:
+    from tvmbridge.bundle.gpu_code import GpuFacts
     from tvmbridge.host import Tool
     from tvmbridge.targets import Target
 
@@ -62,7 +63,17 @@ def inspect_command(bundle: str, as_json: bool) -> int:
         )
     columns = ["variant", "hardware", "cores", "kernels tuned", "verified", "latency", "weights", "glibc"]
     print_table(columns, rows)
+    for variant in manifest.variants:
+        if variant.gpu is not None:
+            click.echo(f"{variant.name}: {_show_gpu(variant.gpu)}")
     return 0
+
+
+def _show_gpu(facts: GpuFacts) -> str:
+    if facts.max_registers is None:
+        return f"compiled by {facts.toolkit}"
+    spills = "some kernels spill registers" if facts.spills else "no kernel spills registers"
+    return f"compiled by {facts.toolkit}; at most {facts.max_registers} registers a thread, {spills}"
 
 
 @click.command("check")

@@ -91,6 +91,7 @@ def compile_cuda_library(module: tvm.IRModule, target: Target, library: Path) ->
         raise CompileError(f"CUDA code generation failed: {why}")
     built = GpuBuild(_toolkit(nvcc), msgspec.json.decode(said, type=tuple[GpuFunction, ...]))
     require_launchable(built.functions, target.architectures)
+    say_unchecked(built, target)
     return built
 
 
@@ -105,8 +106,14 @@ def require_launchable(functions: Sequence[GpuFunction], architectures: Sequence
         for architecture in architectures:
             if fault := find_launch_fault(function, architecture):
                 raise CompileError(f"{function.kernel} cannot be launched on {architecture}: {function.name}: {fault}")
-            if all(code.architecture != architecture for code in function.code):
-                LOGGER.warning("ptxas does not say what %s takes of %s: not checked", function.name, architecture)
+
+
+def say_unchecked(built: GpuBuild, target: Target) -> None:
+    """Warn of functions of which the compilers do not say what they take."""
+    silent = [f for f in built.functions if {code.architecture for code in f.code} != set(target.architectures)]
+    if silent:
+        what = "%s does not say what %d of %d functions take: their registers and shared memory are unchecked"
+        LOGGER.warning(what, built.toolkit, len(silent), len(built.functions))
 
 
 def _run_worker(

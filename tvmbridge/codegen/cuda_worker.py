@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -51,9 +52,7 @@ def generate_cuda(
     said: list[str] = []
 
     def compile_source(code: str) -> bytes:
-        fatbin, output = compile_fatbin(nvcc, code, architectures)
-        said.append(output)
-        return fatbin
+        return compile_fatbin(nvcc, code, architectures, said.append)
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_source, override=True)
     generate_code(
@@ -67,10 +66,12 @@ def generate_cuda(
     return tuple(msgspec.structs.replace(f, code=code.get(f.name, ())) for f in functions)
 
 
-def compile_fatbin(nvcc: str, code: str, architectures: tuple[str, ...]) -> tuple[bytes, str]:
+def compile_fatbin(
+    nvcc: str, code: str, architectures: tuple[str, ...], on_said: Callable[[str], None] | None = None
+) -> bytes:
     """Compile CUDA source to machine code for each architecture, and PTX of the newest for GPUs to come.
 
-    Returns the fat binary and what the compilers say of it.
+    on_said: called with what the compilers say of it (see `ptxas`).
     """
     newest = architectures[-1].removeprefix("sm_")
     generate = [f"-gencode=arch=compute_{a.removeprefix('sm_')},code={a}" for a in architectures]
@@ -83,7 +84,9 @@ def compile_fatbin(nvcc: str, code: str, architectures: tuple[str, ...]) -> tupl
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(f"nvcc failed with status {done.returncode}: {_first_errors(done.stderr)}")
-        return fatbin.read_bytes(), done.stderr
+        if on_said is not None:
+            on_said(done.stderr)
+        return fatbin.read_bytes()
 
 
 def _first_errors(output: str) -> str:

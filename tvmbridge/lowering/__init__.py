@@ -22,6 +22,7 @@ from tvmbridge.lowering.kept_differences import kept_differences
 from tvmbridge.lowering.legalize import legalize
 from tvmbridge.lowering.narrow import narrow
 from tvmbridge.lowering.normalisations import normalisations
+from tvmbridge.lowering.precision import float16_products
 from tvmbridge.lowering.safe_divisions import safe_divisions
 from tvmbridge.lowering.safe_indices import safe_indices
 from tvmbridge.lowering.tvm_target import tvm_target
@@ -73,6 +74,7 @@ def lower(model: ImportedModel, target: Target) -> LoweredModel:
             passes.AnnotateTIROpPattern(),
             bounded_fusion,
             passes.FuseOps(),
+            *([float16_products] if target.precision == "float16" else []),
             passes.FuseTIR(),
             safe_divisions,
             kept_differences,

@@ -1,4 +1,4 @@
-// The CUDA C++ language for g++: what NVIDIA's compiler defines without any include. Stands in for NVIDIA's cuda.h, too.
+// The CUDA C++ language for g++: what NVIDIA's compiler defines without any include. Stands in for its cuda.h, too.
 #pragma once
 #include <cassert>
 #include <math.h>

@@ -1,4 +1,7 @@
-"""How the threads of a block hand values to one another: barriers, and combining over a group of threads."""
+"""How the threads of a block hand values to one another: what those of a group have, combined.
+
+TVM puts the barriers, before what has been stored in shared memory is read, and before it is stored over.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,6 @@ Combine = Callable[[tvm.ir.Expr, tvm.ir.Expr], tvm.ir.Expr]
 _SHUFFLED = frozenset(
     {"int32", "uint32", "int64", "uint64", "float16", "float32", "float64"}
 )  # by the hardware's types
-
-
-def barrier() -> tirx.Stmt:
-    """Wait for all threads of the block: what they have stored in shared memory can be read then."""
-    return tirx.Evaluate(tirx.op.tvm_storage_sync("shared"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +55,7 @@ class Groups:
     ) -> tirx.Stmt:
         """Give every member, in its register `value`, what all of its group have there, combined in one order.
 
-        staging: shared memory for `count * parts` values where there is more than one part; free when this begins, and
-        again after the next barrier.
+        staging: shared memory for `count * parts` values where there is more than one part.
         """
         held = tirx.BufferLoad(value, [number(0)])
         steps: list[tirx.Stmt] = []
@@ -86,7 +83,6 @@ class Groups:
         return sequence(
             *steps,
             write if one_of_warp is None else tirx.IfThenElse(one_of_warp, write, None),
-            barrier(),
             first,
             unrolled(self.parts - 1, rest),
         )

@@ -14,7 +14,6 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.gpu.exchange import barrier
 from tvmbridge.schedules.gpu.launch import WARP, all_of, guarded, launch, shared
 from tvmbridge.schedules.loops.emit import sequence, store, unrolled
 from tvmbridge.schedules.loops.expressions import Values, chooses, loads, number, substitute
@@ -104,8 +103,6 @@ def write_turned(piece: Piece, turned: Turned, threads: int) -> tirx.Stmt:
             value = tvm_ffi.structural_map(piece.value, (tvm.ir.TensorLoad, from_tile))
             return store(piece.buffer, at(piece.buffer, substitute(piece.offset, here)), substitute(value, here))
 
-        return sequence(
-            *(made for _, made in buffers), rows(across, inner, read), barrier(), rows(inner, across, write)
-        )
+        return sequence(*(made for _, made in buffers), rows(across, inner, read), rows(inner, across, write))
 
     return launch(math.prod(axis.extent for axis in grid), warps * WARP, body)

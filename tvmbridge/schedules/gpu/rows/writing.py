@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
-from tvmbridge.schedules.gpu.exchange import Groups, barrier
+from tvmbridge.schedules.gpu.exchange import Groups
 from tvmbridge.schedules.gpu.lanes import in_lane, widest_lanes
 from tvmbridge.schedules.gpu.launch import all_of, guarded, launch, registers, shared
 from tvmbridge.schedules.gpu.rows.elements import ElementStep
@@ -76,9 +76,7 @@ class _Row:
                 made.append(allocation)
             if step.combine is not None and self.groups.parts > 1:
                 dtype = str(step.buffer.dtype)
-                if dtype in self.staging:
-                    statements.append(barrier())
-                else:
+                if dtype not in self.staging:
                     size = self.groups.count * self.groups.parts
                     self.staging[dtype], allocation = shared(size, dtype, "staging")
                     made.append(allocation)
