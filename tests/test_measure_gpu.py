@@ -1,4 +1,4 @@
-"""Measuring on this machine's GPU: one child for many candidates, lost and replaced; a small network tuned, emulated."""
+"""Measuring on this machine's GPU: one child for many candidates, lost and replaced; a network tuned, emulated."""
 
 from __future__ import annotations
 
