@@ -121,6 +121,13 @@ def test_one_row_can_miss_a_goal(change, missed):
     assert [name.partition(",")[0] for name, met in found.items() if met is False] == [missed]
 
 
+def test_times_that_are_no_gpus_meet_and_miss_no_goal_of_speed():
+    slow = row(rounds_us={OURS: [9000.0], EAGER: [1000.0]})
+    assert [goal.met for goal in judge_gpu([slow, row("bert4")], NETWORKS, ["float32"])] == [True, False, None]
+    unjudged = judge_gpu([slow, row("bert4")], NETWORKS, ["float32"], comparable=False)
+    assert [goal.met for goal in unjudged] == [True, None, None] and unjudged[1].found == "9.00 (resnet50, batch 1)"
+
+
 def test_a_row_is_right_when_it_is_verified_and_tuned_as_far_as_it_was_to_be():
     assert row().right and row().best == TUNED
     assert not row(problem="wrong: y").right and not row(errors={}).right
