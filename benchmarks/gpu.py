@@ -97,11 +97,12 @@ def measure(options: argparse.Namespace) -> int:
         **describe_gpu_machine(options.peer_python, options.peer_path, host.gpus[0], host.cuda),
         "peer_device": options.peer_device,
     }
+    comparable = not host.gpus[0].emulated and options.peer_device == "cuda"
     goals: list[Goal] = []
 
     def keep_row(_row: GpuRow | None, left_out: Sequence[Step] | None = None) -> None:
         rows = list(benchmark.rows.values())
-        goals[:] = judge_gpu(rows, networks.NETWORKS, options.precisions)
+        goals[:] = judge_gpu(rows, networks.NETWORKS, options.precisions, comparable=comparable)
         if options.json is not None:
             write_report(options.json, rows, goals, machine, options, steps if left_out is None else left_out)
 

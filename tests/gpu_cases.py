@@ -1,4 +1,4 @@
-"""Expressions of all kinds that the GPU templates for rows, maps and windows take, and a run of them on an emulated GPU.
+"""Expressions of all kinds that the GPU templates for rows, maps and windows take, and a run of them on a GPU.
 
 `python -m gpu_cases SEED` in the emulated environment lowers them together for a GPU and for this machine's CPU, whose
 templates have tests of their own, draws a template and a config for each kernel (SEED 0: the guesses), and compares.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tvm
@@ -23,7 +23,7 @@ from tvmbridge.lowering import Kernel, lower
 from tvmbridge.lowering.machine_code import machine_code
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import fitting_templates
-from tvmbridge.targets import Target, parse_preset
+from tvmbridge.targets import parse_preset
 
 op = relax.op
 F16, F32, F64, I64 = "float16", "float32", "float64", "int64"
@@ -109,7 +109,6 @@ MAPS: list[Case] = [
     _of(lambda x: op.negative(x), ()),
     _of(lambda x: op.image.resize2d(x, [9, 6], layout="NCHW", method="linear"), (1, 2, 5, 7)),
     (lambda x, i: op.take(x, i, 0), [((9, 12), F32), ((5,), I64)]),
-    _of(lambda x: op.nn.relu(x), (0, 4)),
     _of(lambda x: op.negative(x), (300, 301), dtype=F64),
     _of(lambda x: op.nn.relu(x), (64, 64, 32)),
 ]
@@ -128,7 +127,7 @@ WINDOWS: list[Case] = [
     _of(lambda x: op.nn.max_pool3d(x, [2, 2, 2], [1, 2, 2], layout="NDHWC"), (1, 4, 6, 5, 8)),
     _of(lambda x: op.nn.avg_pool3d(x, [5, 1, 1], [1, 1, 1], [2, 0, 0]), (1, 1, 16, 4, 5)),  # along the channels
 ]
-CASES = [c for c in [*ROWS, *MAPS, *WINDOWS] if c[1][0][1] != F16 and c is not MAPS[14]]
+CASES = [*ROWS, *MAPS, *WINDOWS]
 
 
 def _inputs(generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -160,7 +159,7 @@ def run_on_gpu(seed: int) -> dict[str, int]:
         return plan(kernel, GPU, template, drawn.choice(template.configs(kernel, GPU)))
 
     lowered = lower(module, GPU)
-    ours = _run(*assemble(lowered, [planned(kernel) for kernel in lowered.kernels]), arrays, GPU)
+    ours = run_on_device(*assemble(lowered, [planned(kernel) for kernel in lowered.kernels]), arrays)
     theirs = run_lowered(lower(module, CPU), CPU, arrays)
     for place, (case, mine, reference) in enumerate(zip(CASES, ours, theirs, strict=True)):
         tolerance = max((TOLERANCE.get(dtype, 0.0) for dtype in (str(mine.dtype), case[1][0][1])), default=0.0)
@@ -171,9 +170,12 @@ def run_on_gpu(seed: int) -> dict[str, int]:
     return counts
 
 
-def _run(module: tvm.IRModule, weights: list[np.ndarray], arrays: list[np.ndarray], target: Target) -> list[np.ndarray]:
+def run_on_device(
+    module: tvm.IRModule, weights: Sequence[np.ndarray], arrays: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Compile an assembled module whose main returns a tuple, and run it on GPU 0; its outputs."""
     device = tvm.cuda(0)
-    machine = relax.VirtualMachine(machine_code(module, tvm_target(target)), device)
+    machine = relax.VirtualMachine(machine_code(module, tvm_target(GPU)), device)
     fed = [tvm.runtime.tensor(array, device) for array in arrays]
     packed = [[tvm.runtime.tensor(weight, device) for weight in weights]] if weights else []
     return [output.numpy() for output in machine["main"](*fed, *packed)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ensurepip
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -119,6 +121,13 @@ def test_one_row_can_miss_a_goal(change, missed):
     assert [name.partition(",")[0] for name, met in found.items() if met is False] == [missed]
 
 
+def test_times_that_are_no_gpus_meet_and_miss_no_goal_of_speed():
+    slow = row(rounds_us={OURS: [9000.0], EAGER: [1000.0]})
+    assert [goal.met for goal in judge_gpu([slow, row("bert4")], NETWORKS, ["float32"])] == [True, False, None]
+    unjudged = judge_gpu([slow, row("bert4")], NETWORKS, ["float32"], comparable=False)
+    assert [goal.met for goal in unjudged] == [True, None, None] and unjudged[1].found == "9.00 (resnet50, batch 1)"
+
+
 def test_a_row_is_right_when_it_is_verified_and_tuned_as_far_as_it_was_to_be():
     assert row().right and row().best == TUNED
     assert not row(problem="wrong: y").right and not row(errors={}).right
@@ -215,6 +224,24 @@ def test_a_folder_that_was_not_brought_makes_no_environment(tmp_path):
     (tmp_path / "wheels").mkdir()
     with pytest.raises(BringError, match="lacks pip"):
         make_environment(tmp_path, tmp_path / "environment")
+
+
+def test_an_environment_is_made_of_parts_without_a_network_sees_the_source_tree_and_is_used_again(tmp_path):
+    (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+    (tmp_path / "requirements.txt").write_text("pip\n")
+    with tarfile.open(tmp_path / "wheels.tar", "w") as tar:
+        tar.add(pip, pip.name)
+        tar.add(tmp_path / "requirements.txt", "requirements.txt")
+    split_file(tmp_path / "wheels.tar", tmp_path / "brought", 500_000)
+    python = make_environment(tmp_path / "brought", tmp_path / "environment")
+    assert not list((tmp_path / "brought").glob("*.tar"))
+    asked = "import importlib.util as u; print(u.find_spec('tvmbridge').origin, u.find_spec('pip').origin)"
+    done = subprocess.run([python, "-I", "-c", asked], capture_output=True, text=True, check=True)
+    ours, theirs = done.stdout.split()
+    assert Path(ours).parents[1] == SCRIPT.parents[1] and Path(theirs).is_relative_to(tmp_path / "environment")
+    made = python.stat().st_ctime_ns, (tmp_path / "environment" / "pyvenv.cfg").stat().st_mtime_ns
+    assert make_environment(tmp_path / "brought", tmp_path / "environment") == python
+    assert made == (python.stat().st_ctime_ns, (tmp_path / "environment" / "pyvenv.cfg").stat().st_mtime_ns)
 
 
 # Wrong usage

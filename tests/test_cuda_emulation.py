@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulation import emulated_environment, make_toolkit
+from cuda_emulation import emulated_environment, make_toolkit, run_emulated
 from cuda_emulation.raw import compile_source, run_kernel
 
 from tvmbridge.codegen.cuda import nvcc_architectures
@@ -256,3 +258,90 @@ def test_code_for_another_major_version_does_not_load() -> None:
     assert run_kernel(source, arrays=arrays, CUDA_EMULATION_CAPABILITY="7.5").code == NO_BINARY
     assert run_kernel(source, arrays=arrays, CUDA_EMULATION_CAPABILITY="8.6").code == 0
     assert run_kernel(source, arrays=arrays, CUDA_EMULATION_CAPABILITY="9.0").code == 0  # from PTX
+
+
+# What programs do with the runtime's interface, without any kernel.
+CALLS = """
+import ctypes, os
+cuda = ctypes.CDLL("libcudart.so.13")
+size = ctypes.c_size_t(64)
+device, pinned, stream = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+assert cuda.cudaMalloc(ctypes.byref(device), size) == 0
+assert cuda.cudaMallocHost(ctypes.byref(pinned), size) == 0
+assert cuda.cudaStreamCreateWithFlags(ctypes.byref(stream), 1) == 0
+room = (ctypes.c_ubyte * 64).from_address(pinned.value)
+"""
+
+
+def run_calls(program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return run_emulated([sys.executable, "-c", CALLS + textwrap.dedent(program)], **settings)
+
+
+def test_a_copy_to_pinned_memory_is_not_done_before_the_program_waits_for_it() -> None:
+    run_calls("""
+        host = (ctypes.c_ubyte * 64)(*range(64))
+        assert cuda.cudaMemcpyAsync(device, host, size, 1, stream) == 0
+        assert cuda.cudaMemcpyAsync(pinned, device, size, 2, stream) == 0
+        assert room[5] == 255
+        assert cuda.cudaStreamSynchronize(stream) == 0
+        assert list(room) == list(range(64))
+    """)
+
+
+def test_what_a_stream_records_runs_when_its_graph_is_launched_and_as_often() -> None:
+    run_calls("""
+        graph, instance = ctypes.c_void_p(), ctypes.c_void_p()
+        assert cuda.cudaStreamBeginCapture(stream, 0) == 0
+        assert cuda.cudaMemcpyAsync(device, pinned, size, 1, stream) == 0
+        assert cuda.cudaMalloc(ctypes.byref(ctypes.c_void_p()), size) == 900
+        assert cuda.cudaStreamSynchronize(stream) == 900
+        assert cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)) == 0
+        assert cuda.cudaGraphInstantiate(ctypes.byref(instance), graph, ctypes.c_ulonglong(0)) == 0
+        back = (ctypes.c_ubyte * 64)()
+        for number in (3, 4):
+            room[9] = number
+            assert cuda.cudaGraphLaunch(instance, stream) == 0
+            assert cuda.cudaMemcpyAsync(back, device, size, 2, stream) == 0
+            assert back[9] == number
+        assert cuda.cudaGraphExecDestroy(instance) == 0 and cuda.cudaGraphDestroy(graph) == 0
+    """)
+
+
+def test_copies_out_of_bounds_and_memory_that_is_gone_are_refused() -> None:
+    done = run_calls("""
+        host = (ctypes.c_ubyte * 65)()
+        assert cuda.cudaMemcpyAsync(device, host, ctypes.c_size_t(65), 1, stream) == 1
+        assert cuda.cudaMemcpyAsync(host, host, size, 2, stream) == 1
+        assert cuda.cudaFree(device) == 0
+        assert cuda.cudaFree(device) == 1
+        assert cuda.cudaMemcpyAsync(device, host, size, 1, stream) == 1
+        assert cuda.cudaGetLastError() == 1 and cuda.cudaGetLastError() == 0
+        assert cuda.cudaStreamDestroy(stream) == 0
+        assert cuda.cudaStreamSynchronize(stream) == 400
+        assert cuda.cudaMalloc(ctypes.byref(device), ctypes.c_size_t(2000)) == 2
+    """, CUDA_EMULATION_MEMORY_BYTES="1500")  # fmt: skip
+    assert "a copy of 65 bytes leaves the device's memory" in done.stderr
+
+
+def test_a_forked_process_cannot_use_what_its_parent_has_initialised() -> None:
+    done = run_calls("""
+        child = os.fork()
+        if not child:
+            os._exit(cuda.cudaMalloc(ctypes.byref(device), size))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    """)
+    assert "before this process was forked" in done.stderr
+
+
+def test_events_take_the_time_between_them() -> None:
+    run_calls("""
+        first, last, taken = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_float()
+        for event in (first, last):
+            assert cuda.cudaEventCreate(ctypes.byref(event)) == 0
+        assert cuda.cudaEventRecord(first, stream) == 0
+        assert cuda.cudaMemcpyAsync(device, pinned, size, 1, stream) == 0
+        assert cuda.cudaEventRecord(last, stream) == 0
+        assert cuda.cudaEventElapsedTime(ctypes.byref(taken), first, last) == 600
+        assert cuda.cudaEventSynchronize(last) == 0
+        assert cuda.cudaEventElapsedTime(ctypes.byref(taken), first, last) == 0 and 0 < taken.value < 1000
+    """)

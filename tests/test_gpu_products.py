@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from cuda_code import cuda_source, ptx, spilled_bytes
 from kernels import guess, lower_expression, random_array
 from tvm import relax
 
+from tests.cuda_emulation import run_emulated
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config
 from tvmbridge.schedules.gpu import contraction, tensor_cores
@@ -113,3 +117,13 @@ def longest_loop(code: str) -> str:
         jumps = [found.start() for found in re.finditer(rf"\bbra\S*\s+{re.escape(label)};", text)]
         bodies += [text[: jumps[-1]]] if jumps else []
     return max(bodies, key=len)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["forward", "random"])
+def test_drawn_products_agree_with_numpy_on_an_emulated_gpu(order: str) -> None:
+    """In any order of a block's threads: where a barrier were missing, some would read what is not there yet."""
+    command = [sys.executable, "-m", "gpu_product_cases", {"forward": "1", "random": "2"}[order], "30"]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    taken = run_emulated(command, CUDA_EMULATION_ORDER=order, PYTHONPATH=path).stdout.split()
+    assert {"contraction", "tensor_cores"} <= set(taken)

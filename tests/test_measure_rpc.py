@@ -188,7 +188,8 @@ def test_a_candidate_that_computes_something_else_is_refused_where_it_may_win(fa
         lower_expression(operator, [((5, 7), "float32")], target).kernels[0]
         for operator in (relax.op.negative, relax.op.abs)
     )
-    setting = Setting({k.key: k for k in (negative, absolute)}, target, RandomData(0), References(tmp_path))
+    kernels = {k.key: k for k in (negative, absolute)}
+    setting = Setting(kernels, target, (), RandomData(0), References(tmp_path))
 
     def timed(meant: Kernel, built: Kernel, best_us: float | None = None) -> dict[str, Any]:
         arguments = {**name_candidate(untuned(built, target)), "library": str(tmp_path / "it.so")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from comparison.figures import COMPILED, EAGER, OURS, TITLES, TUNED, geometric_mean
@@ -13,15 +14,21 @@ UNTUNED_RATIO = 2.0
 TUNED_RATIO = 1.0
 
 
-def judge_gpu(rows: Sequence[GpuRow], networks: Sequence[str], precisions: Sequence[Precision]) -> list[Goal]:
-    """Every goal, by precision. networks: all that there are; a goal over all of them is met by all alone."""
+def judge_gpu(
+    rows: Sequence[GpuRow], networks: Sequence[str], precisions: Sequence[Precision], *, comparable: bool = True
+) -> list[Goal]:
+    """Every goal, by precision.
+
+    networks: all that there are; a goal over all of them is met by all alone. comparable: whether times are those of a
+    GPU, ours and the peers'; no goal of speed is judged by others.
+    """
     goals = []
     for precision in precisions:
         counted = [row for row in rows if row.case.precision == precision]
         missing = set(networks) - {row.case.network for row in counted if row.verified}
         goals.append(_accuracy_goal(counted, precision, bool(missing)))
-        goals.append(_untuned_goal(counted, precision, set(networks)))
-        goals.append(_tuned_goal(counted, precision, set(networks)))
+        speed = [_untuned_goal(counted, precision, set(networks)), _tuned_goal(counted, precision, set(networks))]
+        goals += speed if comparable else [dataclasses.replace(goal, met=None) for goal in speed]
     return goals
 
 

@@ -1,14 +1,15 @@
 """A CUDA device emulated on the CPU: CUDA variants are built, run, verified and tuned where there is no GPU.
 
 It is a folder like a CUDA toolkit's (`make_toolkit`) and an environment (`emulated_environment`) in which any program
-finds it: an `nvcc` that compiles TVM's CUDA source for this host, a `libcuda.so.1` and a `libcudart.so` that run it, and
-an `nvidia-smi`. A kernel runs with real threads, barriers and shared memory (see block.h), and what CUDA forbids or leaves
-undefined is an error: too large blocks or shared memory, accesses outside of allocations, arrays overrun in shared memory,
-barriers that not all threads reach. Its times are no GPU's; TVMBRIDGE_EMULATED=1 marks them in bundles and logs.
+finds it: an `nvcc` that compiles TVM's CUDA source for this host, a `libcuda.so.1` and a `libcudart.so` that run it,
+and an `nvidia-smi`. A kernel runs with real threads, barriers and shared memory (see block.h), and what CUDA forbids
+or leaves undefined is an error: too large blocks or shared memory, accesses outside of allocations, shared arrays
+overrun, barriers that not all threads reach. What it does not have are registers: nothing says here what spills. Its
+times are no GPU's; its name, and TVMBRIDGE_EMULATED=1, mark them in bundles and logs. It needs g++ and an x86-64.
 
     python -m tests.cuda_emulation model.onnx                # build for cuda:sm_80, run, compare with ONNX Runtime
     python -m tests.cuda_emulation model.onnx --trace        # and print every launch
-    python -m tests.cuda_emulation -- COMMAND ARGUMENT…      # any program, as `-- tvmbridge build … --target cuda:sm_80`
+    python -m tests.cuda_emulation -- COMMAND ARGUMENT…      # any program: -- tvmbridge build … --target cuda:sm_80
 
 Programs that make kernels of their own need nothing more: `-- python program.py` with a TIR schedule built for tvm's
 target {"kind": "cuda", "arch": "sm_80"} runs on `tvm.cuda(0)` once `tvm_callback_cuda_compile` is
@@ -16,7 +17,8 @@ target {"kind": "cuda", "arch": "sm_80"} runs on `tvm.cuda(0)` once `tvm_callbac
 
 The environment sets the device up: CUDA_EMULATION_CAPABILITY (8.0), CUDA_EMULATION_ORDER of the threads of a block
 (forward, backward, random: a missing barrier shows), CUDA_EMULATION_THREADS of the host, CUDA_EMULATION_MEMORY_BYTES,
-CUDA_EMULATION_TRACE=1. Shared and new device memory hold NaNs.
+CUDA_EMULATION_TRACE=1. Shared and new device memory hold NaNs. Work that is asked of a stream is done when the program
+waits for it, so that what is read or changed too early shows.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _NOT_SUPPORTED = 801
 
 def make_toolkit(folder: Path = _KEPT) -> Path:
     """The emulated toolkit, built in a folder of its own unless these sources have been built there before."""
-    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".cpp", ".h", ".py"))
+    sources = [Path(__file__), *sorted(path for path in HERE.rglob("*") if path.suffix in (".cpp", ".h"))]
     digest = hashlib.sha256("\0".join([sys.executable, *(path.read_text() for path in sources)]).encode()).hexdigest()
     toolkit = folder / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def compile_for_tvm(code: str) -> bytes:
     from tvmbridge.codegen.cuda import require_nvcc
     from tvmbridge.codegen.cuda_worker import compile_fatbin
 
-    return compile_fatbin(require_nvcc(), code, ("sm_80",))
+    return compile_fatbin(require_nvcc(), code, ("sm_80",))[0]
 
 
 def _build(toolkit: Path) -> None:

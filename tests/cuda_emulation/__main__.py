@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--dim", action="append", default=[], metavar="NAME=SIZE", help="bind a free dimension")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of the largest relative error; default: 1e-4")
     parser.add_argument("--log", type=Path, help="a tuning log to take schedules from")
+    parser.add_argument("--samples", type=int, default=2, help="how many random inputs; default: 2")
+    parser.add_argument("--json", action="store_true", help="print one object instead of lines")
     parser.add_argument("--trace", action="store_true", help="print every launch")
     given = sys.argv[1:]
     if "--" in given:
@@ -45,12 +48,18 @@ def compare(arguments: argparse.Namespace) -> int:
 
     dims = {name: int(size) for name, _, size in (each.partition("=") for each in arguments.dim)}
     records = read_log(arguments.log) if arguments.log else None
-    compared = compare_model(arguments.model, arguments.target, dims=dims, records=records)
-    for kernel, template in sorted(compared.kernels.items()):
-        print(f"  {template:<12}  {kernel}")
-    print(f"built in {compared.build_s:.1f} s, ran in {', '.join(f'{run_s:.2f}' for run_s in compared.run_s)} s")
-    for output in compared.comparison.outputs:
-        print(f"{output.name}: {output.mismatch or f'max relative error {output.max_relative:.2e}'}")
+    compared = compare_model(arguments.model, arguments.target, dims=dims, records=records, samples=arguments.samples)
+    outputs = compared.comparison.outputs
+    if arguments.json:
+        errors = {output.name: output.mismatch or output.max_relative for output in outputs}
+        timed = {"build_s": compared.build_s, "run_s": compared.run_s}
+        print(json.dumps({"outputs": errors, "digest": compared.digest, "kernels": dict(compared.kernels), **timed}))
+    else:
+        for kernel, template in sorted(compared.kernels.items()):
+            print(f"  {template:<12}  {kernel}")
+        print(f"built in {compared.build_s:.1f} s, ran in {', '.join(f'{run_s:.2f}' for run_s in compared.run_s)} s")
+        for output in outputs:
+            print(f"{output.name}: {output.mismatch or f'max relative error {output.max_relative:.2e}'}")
     return 0 if compared.comparison.passes(arguments.tolerance) else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,9 +23,13 @@ from tvmbridge.verify.reference import ReferenceSession
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """A comparison, and how long building took and the runs."""
+    """A comparison; which template made each kernel; how long building took and the runs.
+
+    digest: of the bits of all outputs.
+    """
 
     comparison: Comparison
+    digest: str
     kernels: Mapping[str, str]
     build_s: float
     run_s: tuple[float, ...]
@@ -46,12 +51,14 @@ def compare_model(
         build_s = time.perf_counter() - started
         inputs = random_samples(path, model.signature, seed=0, count=samples)
         reference = ReferenceSession(path)
-        compared, run_s = [], []
+        compared, run_s, digest = [], [], hashlib.sha256()
         with load(bundle) as session:
             for sample in inputs:
                 started = time.perf_counter()
                 outputs = session.run(sample)
                 run_s.append(time.perf_counter() - started)
+                for output in outputs.values():
+                    digest.update(output.tobytes())
                 compared.append(compare_outputs(reference.run(sample), outputs, model.signature))
     kernels = {plan.symbol: plan.template.name for plan in plans}
-    return Compared(merge_comparisons(compared), kernels, build_s, tuple(run_s))
+    return Compared(merge_comparisons(compared), digest.hexdigest(), kernels, build_s, tuple(run_s))

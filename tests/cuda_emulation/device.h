@@ -22,6 +22,7 @@ enum Code : int {
   kNoBinaryForDevice = 209,
   kInvalidHandle = 400,
   kNotFound = 500,
+  kNotReady = 600,
   kIllegalAddress = 700,
   kOutOfResources = 701,
   kMisalignedAddress = 716,

@@ -80,7 +80,8 @@ def compile_kernels(source: str, architecture: int) -> bytes:
             objects = [job.result() for job in jobs]
         library = Path(folder, "kernels.so")
         driver = os.environ["CUDA_EMULATION_DRIVER"]
-        _run(["g++", "-shared", "-s", "-o", str(library), *map(str, objects), driver])
+        # Each kernel's source has the functions for float16 that TVM writes in front of them all.
+        _run(["g++", "-shared", "-s", "-Wl,-z,muldefs", "-o", str(library), *map(str, objects), driver])
         return library.read_bytes()
 
 

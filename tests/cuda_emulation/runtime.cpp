@@ -19,7 +19,7 @@ int note(int code) {
 
 using Clock = std::chrono::steady_clock;
 struct Event {
-  bool recorded = false;
+  bool asked = false, recorded = false;  // asked: waits to be
   Clock::time_point at;
 };
 std::set<Event*> events;
@@ -242,6 +242,8 @@ int cudaEventDestroy(Event* event) {
 int cudaEventRecord(Event* event, Stream* stream) {
   EMULATION_ENTER();
   if (!events.count(event)) return note(kInvalidHandle);
+  event->asked = true;
+  event->recorded = false;
   return note(submit(stream, [event] {
     event->recorded = true;
     event->at = Clock::now();
@@ -257,7 +259,8 @@ int cudaEventSynchronize(Event* event) {
 int cudaEventElapsedTime(float* milliseconds, Event* start, Event* end) {
   EMULATION_ENTER();
   if (!events.count(start) || !events.count(end)) return note(kInvalidHandle);
-  if (!start->recorded || !end->recorded) return note(kInvalidHandle);
+  if (!start->asked || !end->asked) return note(kInvalidHandle);
+  if (!start->recorded || !end->recorded) return note(kNotReady);
   *milliseconds = std::chrono::duration<float, std::milli>(end->at - start->at).count();
   return kSuccess;
 }

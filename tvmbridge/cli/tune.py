@@ -127,6 +127,8 @@ def print_tuning(result: TuneProgress) -> None:
             f"({check.untuned_us / check.tuned_us:.2f}x), {len(check.dropped)} of {len(result.kernels)} kernels stay "
             "untuned"
         )
+    for gpu in result.gpus:
+        click.echo(f"{name}: measured on a machine with {gpu}")
     if result.problem is not None:
         click.echo(f"{name}: no final check: {result.problem}", err=True)
 

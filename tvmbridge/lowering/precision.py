@@ -169,6 +169,7 @@ class _Narrower(PyExprMutator):
             source = te.placeholder(axes, WHOLE if narrow else HALF, "x")
             function = te.create_prim_func([source, _to_half(source) if narrow else _to_whole(source)])
             function = function.with_attrs({_PATTERN: _ELEMENTWISE, "tirx.noalias": True})
+            function = function.without_attr("global_symbol")
             self._casts[narrow, shape] = self.builder_.add_func(function, "narrow" if narrow else "widen")
         return self._casts[narrow, shape]
 

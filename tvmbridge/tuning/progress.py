@@ -6,6 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
+from tvmbridge.gpus import read_gpu_states
+from tvmbridge.host import run_command
 from tvmbridge.targets import Target
 from tvmbridge.tuning.budget import Budget
 from tvmbridge.tuning.final_check import FinalCheck
@@ -48,6 +50,7 @@ class TuneProgress:
     emulated: whether all of these times were measured under emulation.
     ended: why the search ended; None before that.
     check: the final check; None before it, or where there was none. problem: why it failed.
+    gpus: for a target measured on a GPU here, what the driver says of each at the end: clocks, limits, temperature.
     """
 
     target: str
@@ -66,6 +69,7 @@ class TuneProgress:
     ended: str | None = None
     check: FinalCheck | None = None
     problem: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class Progress:
@@ -111,7 +115,9 @@ class Progress:
 
     def end(self, ended: str, check: FinalCheck | None = None, problem: str | None = None) -> TuneProgress:
         """Say how the run ended, and return it."""
-        last = dataclasses.replace(self._now("search"), ended=ended, check=check, problem=problem)
+        here = self._target.kind == "cuda" and self._target.measure == "local"
+        gpus = tuple(map(str, read_gpu_states(run_command))) if here else ()
+        last = dataclasses.replace(self._now("search"), ended=ended, check=check, problem=problem, gpus=gpus)
         if self._listener is not None:
             self._listener(last)
         return last

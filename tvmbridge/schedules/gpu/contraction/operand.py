@@ -128,12 +128,12 @@ def widest_vector(value: tvm.ir.Expr, run: Axis, axes: Sequence[Axis], longest: 
     where what is read is decided element by element, are loaded one by one.
     """
     (load,) = loads(value)
-    itemsize = tvm.DataType(str(load.source.dtype)).bits // 8
+    widest = max(tvm.DataType(str(expr.ty.dtype)).bits for expr in (load, value)) // 8
     where = _place(load, axes)
     if where.others or where.steps.get(run.var) != 1 or run.var in _deciding(value):
         return 1
     steps = [where.constant, run.extent, *(step for var, step in where.steps.items() if not var.same_as(run.var))]
-    lanes = min(longest, max(1, _VECTOR_BYTES // itemsize))
+    lanes = min(longest, max(1, _VECTOR_BYTES // widest))
     while any(step % lanes for step in steps):
         lanes //= 2
     return lanes
