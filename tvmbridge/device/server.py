@@ -17,6 +17,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -158,6 +159,10 @@ def _serve(
         try:
             hold_session(connection, peer, {**options, "timeout": timeout_s}, libraries)
         finally:
+            # TVM asks a session that lasts too long to end, and lends the device on, whether it does or not.
+            for session in multiprocessing.active_children():
+                session.kill()
+                session.join()
             announcer.busy = False
             connection.close()
 
