@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     os.environ["TVM_NUM_THREADS"] = str(options.threads)
     # Bound to one CPU, a kernel would wait there for whoever else runs on it, as no application's call has to.
     os.environ["TVM_BIND_THREADS"] = "0"
+    # A session is a fork, which under emulation at times never comes to life where this process has threads: NumPy's.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if options.emulated:
         os.environ[SAID_BY_HAND] = "1"
     listener = _listen(options.host, [options.port] if options.port else PORTS)
