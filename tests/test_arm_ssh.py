@@ -68,7 +68,7 @@ def test_a_board_that_only_ssh_reaches_is_tuned_for_and_verified_on(farm: Farm, 
     forwardings = ["-R", f"{tracker}:127.0.0.1:{tracker}", "-L", f"{port}:127.0.0.1:{port}"]
     serve = ["--tracker", f"127.0.0.1:{tracker}", "--key", KEY, "--port", str(port), "--threads", "1"]
     command = [*ssh, "-tt", "-o", "ExitOnForwardFailure=yes", *forwardings, "board"]
-    command += ["python3", "-m", "tvmbridge", "device", "serve", *serve]
+    command += ["python3", "-m", "tvmbridge.device.server", *serve]
     said = tmp_path / "said"
     with said.open("w") as file:
         connection = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)

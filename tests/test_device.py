@@ -79,8 +79,8 @@ def test_an_address_that_others_reach_is_refused_without_insecure(host, capsys):
 def test_with_insecure_it_may_listen_anywhere_and_says_where(monkeypatch, capsys):
     served = []
     monkeypatch.setattr("tvmbridge.device.server._serve", lambda listener, *rest: served.append((listener, *rest)))
-    monkeypatch.setenv("TVM_NUM_THREADS", "1")
-    monkeypatch.setenv("TVM_BIND_THREADS", "1")
+    for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
     assert (
         main(["--tracker", "[::1]:9190", "--key", "k", "--host", "0.0.0.0", "--insecure", "--threads", "3", "--json"])
         == 0
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_it_quietly(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tvmbridge.device.server._serve", interrupted)
-    for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS", "TVMBRIDGE_EMULATED"):
+    for name in ("TVM_NUM_THREADS", "TVM_BIND_THREADS", "OPENBLAS_NUM_THREADS", "TVMBRIDGE_EMULATED"):
         monkeypatch.setenv(name, "0")
     assert main(["--tracker", "127.0.0.1:9190", "--key", "k", "--emulated", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["emulated"] is True

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import msgspec
+import psutil
 import pytest
 from click.testing import CliRunner
 from kernels import runnable_targets
@@ -78,6 +79,19 @@ def test_a_device_is_lent_to_one_at_a_time_and_the_tracker_tells_of_it(farm: Far
     del session
     assert borrow_device(farm.place(key), timeout_s=30)[:2] == (host, port)
     wait_for(lambda: [device and device["busy"] for device in details(farm, key)] == [False])
+
+
+def test_a_session_that_does_not_end_when_asked_is_killed_before_the_device_is_lent_again(farm: Farm) -> None:
+    key = next(KEYS)
+    (device,) = farm.start_devices(key, 1, NATIVE.cores)
+    host, port, session_key = borrow_device(farm.place(key))
+    before = psutil.Process(device).children()
+    session = rpc.connect(host, port, session_key, session_timeout=3)
+    (held,) = set(psutil.Process(device).children()) - set(before)
+    held.suspend()  # it hears of nothing but SIGKILL
+    assert borrow_device(farm.place(key), timeout_s=60)[:2] == (host, port)
+    assert not held.is_running()
+    del session
 
 
 def test_two_jobs_share_a_device_and_each_gets_all_its_results(farm: Farm) -> None:

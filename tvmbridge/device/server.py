@@ -17,7 +17,7 @@ import contextlib
 import ipaddress
 import json
 import logging
-import mmap
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -28,7 +28,7 @@ from typing import Any
 
 from tvmbridge.child import child_command, child_environment
 from tvmbridge.cuda_runtime import load_cudart_of_tvm
-from tvmbridge.device.announce import start_announcing
+from tvmbridge.device.announce import Announcer
 from tvmbridge.device.health import describe_device, health_warnings, usable_cores
 from tvmbridge.emulation import SAID_BY_HAND
 from tvmbridge.gpus import Gpu, find_gpus
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     os.environ["TVM_NUM_THREADS"] = str(options.threads)
     # Bound to one CPU, a kernel would wait there for whoever else runs on it, as no application's call has to.
     os.environ["TVM_BIND_THREADS"] = "0"
+    # A session is a fork, which under emulation at times never comes to life where this process has threads: NumPy's.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     if options.emulated:
         os.environ[SAID_BY_HAND] = "1"
     listener = _listen(options.host, [options.port] if options.port else PORTS)
@@ -150,16 +152,20 @@ def _serve(
     from tvm.rpc import server
 
     home, port = os.getcwd(), listener.getsockname()[1]
-    busy = mmap.mmap(-1, 1)  # shared with the process that tells the tracker
+    announcer = Announcer(tracker, key, address, port, threads, gpus)
     hold_session = server._serving
 
     def serve_session(connection: socket.socket, peer: Any, options: dict[str, float], libraries: Any) -> None:
         timeout_s = min(options.get("timeout") or _LONGEST_LEASE_S, _LONGEST_LEASE_S)
-        busy[0] = 1
+        announcer.busy = True
         try:
             hold_session(connection, peer, {**options, "timeout": timeout_s}, libraries)
         finally:
-            busy[0] = 0
+            # TVM asks a session that lasts too long to end, and lends the device on, whether it does or not.
+            for session in multiprocessing.active_children():
+                session.kill()
+                session.join()
+            announcer.busy = False
             connection.close()
 
     server._serving = serve_session
@@ -167,7 +173,6 @@ def _serve(
         DESCRIBE, lambda: json.dumps(describe_device(threads, gpus=gpus, busy=True)), override=True
     )
     tvm_ffi.register_global_func(RUN_BUNDLE, _run_bundle, override=True)
-    start_announcing(tracker, key, address, port, lambda: describe_device(threads, gpus=gpus, busy=bool(busy[0])))
     logging.info("lending port %d as %r to the tracker %s:%d", port, key, *tracker)
     while True:
         try:
