@@ -16,7 +16,7 @@ test-quick: $(READY)    ## pure tests: seconds
 	$(BIN)/python -m pytest -q -m "not compiler and not slow and not arm and not cuda and not gpu"
 
 test-compiler: $(READY) ## tests that need TVM's compiler
-	$(BIN)/python -m pytest -q -m "compiler and not slow and not arm and not gpu"
+	$(BIN)/python -m pytest -q -m "compiler and not slow and not arm and not cuda and not gpu"
 
 test-slow: $(READY)     ## end to end
 	$(BIN)/python -m pytest -q -m "slow and not arm and not gpu"
