@@ -155,6 +155,17 @@ def test_run_as_json_describes_the_outputs(built, feeds, run):
     assert result["outputs"][0]["dtype"] == "float32"
 
 
+def test_a_device_that_the_bundle_does_not_run_on_is_an_error_and_one_that_is_none_a_wrong_use(built, feeds, run):
+    code, out, _ = run("run", built / "model.tvmb", "-i", feeds, "--device", "cpu", "--json")
+    assert code == 0 and json.loads(out)["variant"] == "native"
+    code, _, err = run("run", built / "model.tvmb", "-i", feeds, "--device", "cuda:1")
+    assert code == 1 and "the device asked for is cuda:1" in err
+    code, out, _ = run("check", built / "model.tvmb", "--device", "cuda", "--json")
+    assert code == 1 and json.loads(out)["runs"] is False
+    code, _, err = run("check", built / "model.tvmb", "--device", "gpu")
+    assert code == 2 and '"cpu", "cuda" or "cuda:N"' in err
+
+
 @pytest.mark.parametrize("against", [False, True])
 def test_bench_times_the_bundle_and_the_reference_beside_it(built, run, against):
     more = ("--against", built / "model.onnx") if against else ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmbridge.cli.options import json_option, resolve_targets, target_options
+from tvmbridge.cli.options import device_option, json_option, resolve_targets, target_options
 from tvmbridge.cli.output import print_json, print_table, show_latency
 from tvmbridge.version import __version__
 
@@ -78,18 +78,20 @@ def _show_gpu(facts: GpuFacts) -> str:
 
 @click.command("check")
 @click.argument("bundle", type=click.Path())
+@device_option
 @json_option
-def check_command(bundle: str, as_json: bool) -> int:
+def check_command(bundle: str, device: str | None, as_json: bool) -> int:
     """Say which variants of BUNDLE run on this machine, and how well. Reads the manifest only.
 
     Exit code 1 when none does.
 
     \b
     tvmbridge check model.tvmb
+    tvmbridge check model.tvmb --device cuda:1
     """
     from tvmbridge.runtime import check_bundle
 
-    verdicts = check_bundle(bundle)
+    verdicts = check_bundle(bundle, device=device)
     runs = any(verdict.level != "unsupported" for verdict in verdicts)
     if as_json:
         print_json({"runs": runs, "variants": [dataclasses.asdict(verdict) for verdict in verdicts]})

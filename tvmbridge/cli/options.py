@@ -96,6 +96,22 @@ def resolve_rpc(text: str | None, targets_file: str | None = None) -> RpcMeasure
     return target.measure
 
 
+def device_option(command: Command) -> Command:
+    """Where a bundle is to run."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+        if text is not None:
+            from tvmbridge.runtime.devices import parse_device
+
+            try:
+                parse_device(text)
+            except ValueError as exc:
+                raise click.BadParameter(str(exc)) from exc
+        return text
+
+    return click.option("--device", callback=check, help='"cpu", "cuda" or "cuda:N"; default: what fits best.')(command)
+
+
 def seed_option(command: Command) -> Command:
     """--seed."""
     return click.option(

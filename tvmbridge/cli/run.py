@@ -24,6 +24,7 @@ from tvmbridge.cli.gates import Case, junit_option, write_junit
 from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import (
     binding_options,
+    device_option,
     json_option,
     parse_bindings,
     refuse_replacing,
@@ -56,22 +57,30 @@ _OF_A_MODEL = {
 @click.option("-i", "--inputs", required=True, type=click.Path(), help="An .npz with one array per input.")
 @click.option("-o", "--output", type=click.Path(), help="The .npz to write, with one array per output.")
 @_variant
+@device_option
 @_threads
 @json_option
 def run_command(
-    bundle: str, inputs: str, output: str | None, variant: str | None, threads: int | None, as_json: bool
+    bundle: str,
+    inputs: str,
+    output: str | None,
+    variant: str | None,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
 ) -> int:
     """Run BUNDLE once on the arrays of an .npz file.
 
     \b
     tvmbridge run model.tvmb -i in.npz -o out.npz
+    tvmbridge run model.tvmb -i in.npz --device cuda:1
     """
     from tvmbridge.runtime import load
     from tvmbridge.verify.inputs import read_inputs, write_arrays
 
     if output is not None:
         refuse_replacing(output, bundle, inputs)
-    with load(bundle, threads=threads, variant=variant) as session:
+    with load(bundle, threads=threads, variant=variant, device=device) as session:
         feeds = read_inputs(inputs, ModelSignature(session.inputs, session.outputs))
         started = time.perf_counter()
         results = session.run(feeds)

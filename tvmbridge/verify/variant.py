@@ -38,7 +38,7 @@ class VariantCheck:
 
     accuracy, latency: None where it did not run; `unverified_because` says why.
     threads: of a call when it was timed.
-    kernel_us: by a kernel's name in the library, what its calls take of one run; none for CUDA.
+    kernel_us: by a kernel's name in the library, what its calls take of one run.
     problem: why it failed, in words; None where it passed or did not run.
     warnings: what makes the comparison prove less than it seems.
     """
