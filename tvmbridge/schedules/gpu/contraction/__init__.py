@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import tvm
@@ -60,7 +61,8 @@ def fitting_product(kernel: Kernel) -> Product | None:
     return product if product.tail is None or reads_each_once(product.main, product.tail) else None
 
 
-def _read(kernel: Kernel) -> Product:
+def read_fitting(kernel: Kernel) -> Product:
+    """The kernel, which fits, as a product."""
     product = fitting_product(kernel)
     assert product is not None
     return product
@@ -93,7 +95,7 @@ def _is_sensible(tile: RegisterTile, product: Product) -> bool:
 
 
 def _candidates(kernel: Kernel) -> list[tuple[RegisterTile, int]]:
-    product = _read(kernel)
+    product = read_fitting(kernel)
     return [
         (tile, splits)
         for tile in _tiles(product)
@@ -102,19 +104,11 @@ def _candidates(kernel: Kernel) -> list[tuple[RegisterTile, int]]:
 
 
 def _config(tile: RegisterTile, splits: int) -> Config:
-    return {
-        "rows": tile.rows,
-        "columns": tile.columns,
-        "thread_rows": tile.thread_rows,
-        "thread_columns": tile.thread_columns,
-        "depth": tile.depth,
-        "slices": tile.slices,
-        "splits": splits,
-    }
+    return {**dataclasses.asdict(tile), "splits": splits}
 
 
 def _guess(kernel: Kernel, _target: Target) -> Config:
-    product = _read(kernel)
+    product = read_fitting(kernel)
     return _config(*min(_candidates(kernel), key=lambda candidate: _estimate(product, *candidate)))
 
 
@@ -151,9 +145,8 @@ def _configs(kernel: Kernel, _target: Target) -> list[Config]:
 
 
 def _schedule(kernel: Kernel, _target: Target, config: Config) -> Scheduled:
-    product = _read(kernel)
-    names = ("rows", "columns", "thread_rows", "thread_columns", "depth", "slices")
-    tile = RegisterTile(*(int(config[name]) for name in names))
+    product = read_fitting(kernel)
+    tile = RegisterTile(*(int(config[field.name]) for field in dataclasses.fields(RegisterTile)))
     multiplier = RegisterTiles(tile, sum_dtype(product), str(product.left.ty.dtype))
     depth = cut_depth(product.main.reduction, tile.depth)
     written = ProductKernel(product, product.left, product.right, depth, multiplier, int(config["splits"])).write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import tvm
@@ -9,7 +10,7 @@ from tvm import tirx
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.gpu.contraction import fitting_product
+from tvmbridge.schedules.gpu.contraction import fitting_product, read_fitting
 from tvmbridge.schedules.gpu.contraction.costs import SPLITS, estimate, sensible_splits
 from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel
@@ -51,14 +52,8 @@ def _fits(kernel: Kernel, _target: Target) -> bool:
     return _half(product.left) is not None and _half(product.right) is not None
 
 
-def _read(kernel: Kernel) -> Product:
-    product = fitting_product(kernel)
-    assert product is not None
-    return product
-
-
 def _pays(kernel: Kernel, _target: Target) -> bool:
-    product = _read(kernel)
+    product = read_fitting(kernel)
     return product.rows >= _FEWEST and product.columns >= _FEWEST and product.depth >= SIDE
 
 
@@ -86,7 +81,7 @@ def _is_sensible(tile: WarpTile, product: Product) -> bool:
 
 
 def _guess(kernel: Kernel, _target: Target) -> Config:
-    product = _read(kernel)
+    product = read_fitting(kernel)
     return _config(*min(_candidates(product), key=lambda candidate: _estimate(product, *candidate)))
 
 
@@ -105,25 +100,18 @@ def _estimate(product: Product, tile: WarpTile, splits: int) -> float:
 
 
 def _config(tile: WarpTile, splits: int) -> Config:
-    return {
-        "rows": tile.rows,
-        "columns": tile.columns,
-        "warp_rows": tile.warp_rows,
-        "warp_columns": tile.warp_columns,
-        "depth": tile.depth,
-        "splits": splits,
-    }
+    return {**dataclasses.asdict(tile), "splits": splits}
 
 
 def _configs(kernel: Kernel, _target: Target) -> list[Config]:
-    return [_config(*candidate) for candidate in _candidates(_read(kernel))]
+    return [_config(*candidate) for candidate in _candidates(read_fitting(kernel))]
 
 
 def _schedule(kernel: Kernel, _target: Target, config: Config) -> Scheduled:
-    product = _read(kernel)
+    product = read_fitting(kernel)
     left, right = _half(product.left), _half(product.right)
     assert left is not None and right is not None
-    tile = WarpTile(*(int(config[name]) for name in ("rows", "columns", "warp_rows", "warp_columns", "depth")))
+    tile = WarpTile(*(int(config[field.name]) for field in dataclasses.fields(WarpTile)))
     depth = cut_depth(product.main.reduction, tile.depth)
     written = ProductKernel(product, left, right, depth, Fragments(tile), int(config["splits"])).write()
     return Scheduled(with_body(kernel.function, written))
