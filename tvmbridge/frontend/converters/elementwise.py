@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -163,7 +164,8 @@ def _atanh(op: Operator) -> relax.Expr:
         grown, sum_ = tirx.Var("grown", dtype), tirx.Var("sum", dtype)
         # log1p(u): the error of 1 + u is the same above as below the bar, and leaves the quotient.
         logarithm = tirx.Select(sum_ == one, grown, grown * tirx.log(sum_) / (sum_ - one))
-        half = tirx.const(0.5, dtype) * tirx.Select(tirx.isinf(grown), grown, logarithm)
+        # Not isinf: TVM makes no vectors of a product with a choice by it, where one is for all of a vector.
+        half = tirx.const(0.5, dtype) * tirx.Select(grown == tirx.const(math.inf, dtype), grown, logarithm)
         made = tirx.Select(x < tirx.const(0, dtype), -half, half)
         return tirx.Let(grown, (amount + amount) / (one - amount), tirx.Let(sum_, one + grown, made))
 
