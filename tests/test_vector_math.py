@@ -185,6 +185,20 @@ def test_functions_of_functions_are_computed_and_do_not_grow_without_end():
     np.testing.assert_allclose(compute(chain, NATIVE, x), expected, rtol=2e-6)
 
 
+def test_a_function_of_a_number_is_computed():
+    """As of the border that a pad brings, in a branch that is chosen."""
+
+    def build(x, chosen):
+        padded = relax.op.nn.pad(x, [0, 0, 2, 1])
+        return relax.op.where(chosen, relax.op.abs(padded), relax.op.tanh(relax.op.sigmoid(padded)))
+
+    x = np.array([[0.5]], np.float32)
+    lowered = lower_expression(build, [((1, 1), "float32"), ((), "bool")], NATIVE)
+    (found,) = run_lowered(lowered, NATIVE, [x, np.array(False)])
+    np.testing.assert_allclose(found, np.tanh(1 / (1 + np.exp(-np.pad(x, [(0, 0), (2, 1)])))), rtol=1e-6)
+    assert len(lowered.kernels) == 1
+
+
 def test_a_function_of_truths_is_computed():
     x, y = (np.random.default_rng(seed).integers(0, 3, 67).astype("float32") for seed in (0, 1))
     lowered = lower_expression(

@@ -243,6 +243,8 @@ def _formula(call: tvm.ir.Call) -> Formula | None:
     name = getattr(call.op, "name", "")
     if not name.startswith("tirx.") or not call.args or str(getattr(call.args[0].ty, "dtype", "")) not in _DTYPES:
         return None
+    if isinstance(call.args[0], tirx.FloatImm):
+        return None  # computed once, if at all; and TVM fails on names that turn out to be numbers
     if name == "tirx.pow":
         return _POWERS.get(call.args[1].value) if isinstance(call.args[1], tirx.FloatImm) else None
     return _FUNCTIONS.get(name)
