@@ -93,7 +93,7 @@ def compile_for_tvm(code: str) -> bytes:
     from tvmbridge.codegen.cuda import require_nvcc
     from tvmbridge.codegen.cuda_worker import compile_fatbin
 
-    return compile_fatbin(require_nvcc(), code, ("sm_80",))[0]
+    return compile_fatbin(require_nvcc(), code, ("sm_80",))
 
 
 def _build(toolkit: Path) -> None:
