@@ -60,15 +60,15 @@ def make_toolkit(folder: Path = _KEPT) -> Path:
 def emulated_environment(toolkit: Path, **settings: str) -> dict[str, str]:
     """This process's environment, in which programs see the emulated device. settings: CUDA_EMULATION_… variables."""
 
-    def before(name: str, folder: Path) -> str:
-        return os.pathsep.join(filter(None, [str(folder), os.environ.get(name)]))
+    def before(name: str, *folders: Path) -> str:
+        return os.pathsep.join(filter(None, [*map(str, folders), os.environ.get(name)]))
 
-    root = HERE.parents[1]
+    tests, root = HERE.parents[:2]
     return {
         **os.environ,
         "PATH": before("PATH", toolkit / "bin"),
         "LD_LIBRARY_PATH": before("LD_LIBRARY_PATH", toolkit / "lib"),
-        "PYTHONPATH": before("PYTHONPATH", root),
+        "PYTHONPATH": before("PYTHONPATH", root, tests),
         "CUDA_HOME": str(toolkit),
         "CUDA_EMULATION_DRIVER": str(toolkit / "lib" / "libcuda.so.1"),
         "CUDA_EMULATION_CACHE": str(toolkit.parent / "kernels"),
