@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tvm
 from tvm.ir.instrument import PassInstrument
@@ -22,10 +21,7 @@ def machine_code(
 ) -> tvm.runtime.Executable:
     """Compile a module, with TVM's passes under these instruments; raises what TVM raises."""
     # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of a trial's compilation.
-    config: dict[str, Any] = {"tirx.disable_cse_tir": True}
-    if target.kind.name == "cuda":
-        # nvcc unrolls what it is told to (#pragma unroll): TVM would write out thousands of lines for it to read.
-        config["tirx.UnrollLoop"] = {"explicit_unroll": False}
+    config = {"tirx.disable_cse_tir": True}
     with tvm.transform.PassContext(opt_level=3, config=config, instruments=list(instruments)):
         return tvm.compile(early_vectors(vector_math(module, target)), target=target, relax_pipeline=_pipeline(target))
 

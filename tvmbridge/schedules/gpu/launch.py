@@ -19,8 +19,9 @@ Body = Callable[[tvm.ir.Var, tvm.ir.Var], tirx.Stmt]
 def launch(blocks: int, threads: int, body: Body) -> tirx.Stmt:
     """`body(block, thread)` in each of so many blocks of so many threads: one kernel of the device."""
     block, thread = tvm.ir.Var("block", "int64"), tvm.ir.Var("thread", "int64")
-    inner = _bound(thread, threads, "threadIdx.x", body(block, thread))
-    return _bound(block, blocks, "blockIdx.x", inner)
+    # nvcc unrolls what it is told to (#pragma unroll): TVM would write out thousands of lines for it to read.
+    left_to_nvcc = tirx.AttrStmt(number(0), "pragma_unroll_explicit", tirx.IntImm("int32", 0), body(block, thread))
+    return _bound(block, blocks, "blockIdx.x", _bound(thread, threads, "threadIdx.x", left_to_nvcc))
 
 
 def shared(size: int, dtype: str, name: str) -> tuple[tvm.ir.Var, tirx.Stmt]:
