@@ -26,8 +26,9 @@ def arm_board() -> None:
 @pytest.fixture(scope="session")
 def cuda_gpu() -> None:
     """There is a CUDA GPU; where there is none, what needs it is not run, and the summary says so."""
-    if not detect_host(gpus=True).gpus:
-        pytest.skip("NOT RUN: needs a CUDA GPU and its driver; nvidia-smi reports none")
+    host = detect_host(gpus=True)
+    if not host.gpus:
+        pytest.skip(f"NOT RUN: needs a CUDA GPU: {host.no_gpu_because}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

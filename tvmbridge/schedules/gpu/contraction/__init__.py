@@ -12,7 +12,7 @@ import tvm
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.gpu.contraction.costs import SPLITS, estimate, sensible_splits
+from tvmbridge.schedules.gpu.contraction.costs import estimate, sensible_splits
 from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel, sum_dtype
 from tvmbridge.schedules.gpu.contraction.register_tiles import RegisterTile, RegisterTiles
@@ -99,7 +99,7 @@ def _candidates(kernel: Kernel) -> list[tuple[RegisterTile, int]]:
     return [
         (tile, splits)
         for tile in _tiles(product)
-        for splits in sensible_splits(cut_depth(product.main.reduction, tile.depth).steps, SPLITS)
+        for splits in sensible_splits(cut_depth(product.main.reduction, tile.depth).steps)
     ]
 
 

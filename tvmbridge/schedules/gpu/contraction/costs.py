@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from tvmbridge.schedules.reading.product import Product
 
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 # Of a data-centre GPU of the last generations, whose number of multiprocessors no architecture fixes (A100: 108, H100:
 # 132, L4: 58; NVIDIA's data sheets). The limits of a multiprocessor are those of the CUDA C++ Programming Guide.
@@ -20,9 +19,9 @@ _CACHED_BYTES_PER_CYCLE = 2500.0  # of the second-level cache
 _LAUNCH = 3000  # cycles that one more kernel costs
 
 
-def sensible_splits(steps: int, splits: Sequence[int]) -> list[int]:
-    """Those that leave each part a few steps; 1 always does."""
-    return [split for split in splits if split == 1 or steps >= 2 * split]
+def sensible_splits(steps: int) -> list[int]:
+    """Into how many parts to cut so many steps: those that leave each part a few steps; 1 always does."""
+    return [split for split in _SPLITS if split == 1 or steps >= 2 * split]
 
 
 def estimate(

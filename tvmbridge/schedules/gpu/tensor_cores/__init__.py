@@ -11,10 +11,10 @@ from tvm import tirx
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.gpu.contraction import fitting_product, read_fitting
-from tvmbridge.schedules.gpu.contraction.costs import SPLITS, estimate, sensible_splits
+from tvmbridge.schedules.gpu.contraction.costs import estimate, sensible_splits
 from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel
-from tvmbridge.schedules.gpu.launch import SHARED_BYTES
+from tvmbridge.schedules.gpu.launch import SHARED_BYTES, WARP
 from tvmbridge.schedules.gpu.tensor_cores.fragments import PADDING, SIDE, Fragments, WarpTile
 from tvmbridge.schedules.loops.emit import with_body
 from tvmbridge.schedules.reading.product import Product
@@ -63,7 +63,7 @@ def _candidates(product: Product) -> list[tuple[WarpTile, int]]:
     return [
         (tile, splits)
         for tile in fitting or tiles[-3:-2]
-        for splits in sensible_splits(cut_depth(product.main.reduction, tile.depth).steps, SPLITS)
+        for splits in sensible_splits(cut_depth(product.main.reduction, tile.depth).steps)
     ]
 
 
@@ -92,8 +92,8 @@ def _estimate(product: Product, tile: WarpTile, splits: int) -> float:
         columns=tile.columns,
         steps=cut_depth(product.main.reduction, tile.depth).steps,
         splits=splits,
-        threads=tile.warps * 32,
-        registers=tile.warp_rows * tile.warp_columns // 32 + _REGISTERS,
+        threads=tile.warps * WARP,
+        registers=tile.warp_rows * tile.warp_columns // WARP + _REGISTERS,
         step_cycles=tile.rows * tile.columns * tile.depth / _MULTIPLY_ADDS,
         step_bytes=2 * (tile.rows + tile.columns) * tile.depth,
     )
