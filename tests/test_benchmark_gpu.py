@@ -112,6 +112,7 @@ def test_right_and_fast_rows_meet_every_goal():
     ("change", "missed"),
     [
         ({"problem": "wrong: 1.0e-01 relative error", "errors": {OURS: 0.1}}, "largest error"),
+        ({"errors": {OURS: 2e-3}}, "largest error"),
         ({"rounds_us": {OURS: [2100.0], EAGER: [1000.0]}}, "highest untuned ratio to eager PyTorch"),
         ({"rounds_us": {TUNED: [1500.0], COMPILED: [1000.0]}}, "geometric mean of the tuned ratios to compile"),
     ],
@@ -131,6 +132,7 @@ def test_times_that_are_no_gpus_meet_and_miss_no_goal_of_speed():
 def test_a_row_is_right_when_it_is_verified_and_tuned_as_far_as_it_was_to_be():
     assert row().right and row().best == TUNED
     assert not row(problem="wrong: y").right and not row(errors={}).right
+    assert row(errors={OURS: 2e-3}).verified and not row(errors={OURS: 2e-3}).right
     untuned = row(absent={TUNED: "not tuned: why"}, rounds_us={OURS: [1.0]})
     assert untuned.verified and not untuned.right and untuned.best == OURS
 

@@ -76,6 +76,21 @@ def test_norms_keep_their_weights():
     assert [str(parameter.dtype) for parameter in norm.function.params] == [F16, F32, F32, F16]
 
 
+def test_filters_of_depthwise_convolutions_stay_float32_and_those_of_other_groups_do_not():
+    for groups, depth, weights in ((8, 1, F32), (4, 2, F16), (1, 8, F16)):
+
+        def build(x: relax.Expr, groups: int = groups, depth: int = depth) -> relax.Expr:
+            y = op.nn.relu(op.nn.conv2d(x, constant(8, 3, 3, 3), padding=1))
+            return op.nn.conv2d(y, constant(8, depth, 3, 3), padding=1, groups=groups)
+
+        assert [F16, weights, F16] in dtypes(lowered(build, ((1, 3, 6, 6), F32)))
+
+
+def test_a_vector_that_a_matrix_is_multiplied_by_stays_float32():
+    (parameters,) = dtypes(lowered(lambda x: op.matmul(x, constant(32, 16)), ((32,), F32)))
+    assert parameters == [F32, F16, F32]
+
+
 @pytest.mark.parametrize(("build", "shape"), [(mlp, (4, 32)), (residual, (1, 3, 5, 5))])
 def test_results_are_those_of_float32_to_a_few_steps_of_float16(build: Build, shape: tuple[int, ...]):
     x = random_array(np.random.default_rng(3), shape, F32)

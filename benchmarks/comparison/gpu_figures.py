@@ -10,8 +10,8 @@ from comparison.gpu_plan import Case, Precision
 
 # The largest error, as max|a-b| / max|reference|, with which our outputs are right.
 LIMITS: dict[Precision, float] = {"float32": 1e-3, "float16": 1e-2}
-# A peer that is further off computes something else; one that rounds more than we do is timed, and its error is shown.
-PEER_LIMITS: dict[Precision, float] = {"float32": 1e-2, "float16": 1e-1}
+# What is further off, ours or a peer's, computes something else; what rounds more is timed, and its error is shown.
+TIMED_LIMITS: dict[Precision, float] = {"float32": 1e-2, "float16": 1e-1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,14 @@ class GpuRow(Timed):
 
     @property
     def verified(self) -> bool:
-        """Whether our outputs were compared, and are right."""
+        """Whether our outputs were compared, and are near enough to be timed."""
         return self.problem is None and OURS in self.errors
 
     @property
     def right(self) -> bool:
-        """Whether it is verified, and what was to be tuned is."""
-        return self.verified and TUNED not in self.absent
+        """Whether it is verified, within the limits, and what was to be tuned is tuned."""
+        errors = (self.errors.get(program, 0.0) for program in (OURS, TUNED))
+        return self.verified and max(errors) <= LIMITS[self.case.precision] and TUNED not in self.absent
 
     @property
     def best(self) -> str:

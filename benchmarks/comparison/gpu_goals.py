@@ -34,7 +34,8 @@ def judge_gpu(
 
 def _accuracy_goal(rows: Sequence[GpuRow], precision: Precision, incomplete: bool) -> Goal:
     errors = [row.errors[program] for row in rows for program in (OURS, TUNED) if program in row.errors]
-    met = None if not rows else False if any(row.problem for row in rows) else None if incomplete else True
+    missed = any(row.problem for row in rows) or max(errors, default=0) > LIMITS[precision]
+    met = None if not rows else False if missed else None if incomplete else True
     found = f"{max(errors):.1e}" if errors else None
     return Goal(f"largest error, {precision}", f"≤ {LIMITS[precision]:g}", found, met)
 

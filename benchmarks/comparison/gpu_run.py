@@ -15,7 +15,7 @@ import onnx
 
 from comparison.build import build_untuned, write_network
 from comparison.figures import ONNXRUNTIME_CUDA, OURS, TUNED
-from comparison.gpu_figures import LIMITS, PEER_LIMITS, GpuRow
+from comparison.gpu_figures import TIMED_LIMITS, GpuRow
 from comparison.gpu_plan import Case, Precision, Step
 from comparison.gpu_programs import peers_of, worker_of
 from comparison.gpu_turns import ANSWER_TIMEOUT_S, Worker, WorkerError, round_medians, time_programs_in_turns
@@ -169,7 +169,7 @@ class GpuBenchmark:
         if (accuracy := build.report["accuracy"]) is None:
             return dataclasses.replace(row, problem=f"not verified: {build.report['unverified_because']}")
         error = accuracy["max_relative"]
-        wrong = f"wrong: {error:.1e} relative error" if error > LIMITS[case.precision] else None
+        wrong = f"wrong: {error:.1e} relative error" if error > TIMED_LIMITS[case.precision] else None
         return dataclasses.replace(row, errors={OURS: error}, problem=wrong)
 
     def _tune(self, row: GpuRow) -> GpuRow:
@@ -284,8 +284,7 @@ class GpuBenchmark:
             got = {spec.name: arrays[f"a{index}"] for index, spec in enumerate(data.signature.outputs)}
         worst = compare_outputs(data.expected, got, data.signature).worst
         error = max(worst.max_relative, known) if np.isfinite(worst.max_relative) else known
-        limit = (LIMITS if program in (OURS, TUNED) else PEER_LIMITS)[case.precision]
-        if worst.mismatch is None and error <= limit:
+        if worst.mismatch is None and error <= TIMED_LIMITS[case.precision]:
             return None, error
         return f"wrong: output {worst.name}: {worst.mismatch or f'{error:.1e} relative error'}", error
 

@@ -4,8 +4,8 @@ Within a kernel everything is computed as before, in float32: norms, softmax, re
 changes is what kernels hand to each other, and what products multiply. What is stored as float16 keeps to its range:
 beyond ±65504 it stays there, infinities too, instead of becoming infinite; a NaN stays a NaN.
 Before: fused groups of kernels. After: each float32 tensor that only kernels and reshapes pass on is float16, and so is
-each float32 operand of a product (matmul, convolution) that a kernel does not compute itself; inputs and outputs of the
-model, and what any other code reads, keep their types.
+each float32 operand of a product (matmul, convolution) that a kernel does not compute itself, but for the filters of
+depthwise convolutions; inputs and outputs of the model, and what any other code reads, keep their types.
 """
 
 from __future__ import annotations
@@ -115,9 +115,15 @@ class _Narrower(PyExprMutator):
         return _Group(value.op.name_hint, tuple(value.args), tuple(function.params), parts, function.body.body)
 
     def _factors(self, group: _Group) -> set[relax.Expr]:
-        """The parameters of a group that a product in it multiplies."""
-        products = [part for _, part in group.parts if _is_product(self._module[part.args[0]])]
-        return {operand for part in products for operand in part.args[1].fields if _is_whole(operand)}
+        """The parameters of a group that a product in it multiplies, but for filters."""
+        factors: set[relax.Expr] = set()
+        for _, part in group.parts:
+            function = self._module[part.args[0]]
+            products = _products(function)
+            kept = {source for product in products for source in _filters(product)}
+            operands = zip(part.args[1].fields, function.params, strict=False)  # the last parameter is the result
+            factors |= {operand for operand, given in operands if products and given not in kept and _is_whole(operand)}
+        return factors
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         group, narrow = self._group(binding.value), binding.var in self._stored
@@ -198,18 +204,42 @@ class _Narrower(PyExprMutator):
         return self.builder_.add_func(builder.get()["group"].without_attr("global_symbol"), f"{group.name}_half")
 
 
-def _is_product(function: tirx.PrimFunc) -> bool:
-    """Whether it adds up products of two tensors; a variance multiplies one by itself."""
-    found: list[bool] = []
+def _products(function: tirx.PrimFunc) -> list[tirx.Mul]:
+    """The products of two tensors that it adds up; a variance multiplies one by itself."""
+    found: list[tirx.Mul] = []
 
     def visit(block: SBlock) -> None:
         stored = block.body.value if block.init is not None and isinstance(block.body, tirx.BufferStore) else None
         if isinstance(stored, tirx.Add) and isinstance(stored.b, tirx.Mul):
             left, right = ({load.source for load in _loads(side)} for side in (stored.b.a, stored.b.b))
-            found.append(bool(left and right) and left != right)
+            if left and right and left != right:
+                found.append(stored.b)
 
     tvm_ffi.structural_walk(function.body, (SBlock, visit))
-    return any(found)
+    return found
+
+
+def _filters(product: tirx.Mul) -> set[tvm.ir.Var]:
+    """What it reads for a factor all of whose axes are the other factor's too, as in a depthwise convolution.
+
+    Such a factor is small beside the other one, and no matrix for tensor cores: as float16 it would lose digits, and
+    save next to no bytes.
+    """
+    sides = ((product.a, product.b), (product.b, product.a))
+    filters = [side for side, other in sides if _axes(side) <= _axes(other, undivided=True)]
+    return {load.source for side in filters for load in _loads(side)}
+
+
+def _axes(factor: tvm.ir.Expr, *, undivided: bool = False) -> set[tvm.ir.Var]:
+    """The axes in its indices; undivided: but for the channel of channel // n, by which grouped convolutions read."""
+    found: set[tvm.ir.Var] = set()
+
+    def divide(_: tirx.FloorDiv) -> tvm_ffi.WalkResult | None:
+        return tvm_ffi.WalkResult.SKIP if undivided else None
+
+    for index in (index for load in _loads(factor) for index in load.indices):
+        tvm_ffi.structural_walk(index, [(tirx.FloorDiv, divide), (tvm.ir.Var, found.add)], order="pre")
+    return found
 
 
 def _loads(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
