@@ -17,7 +17,7 @@ from tvmbridge.emulation import names_emulated_gpu
 
 _EMBEDDED_GPUS = frozenset({"sm_87", "sm_88", "sm_110"})
 
-# Attributes (CUDA Driver API, CUdevice_attribute): 75 and 76: the compute capability; 16: multiprocessors; 13 and 36: the
+# Attributes (CUDA Driver API, CUdevice_attribute): 75 and 76: compute capability; 16: multiprocessors; 13 and 36: the
 # highest clock of these and of the memory, in kHz.
 _ASK = """\
 import ctypes, json
