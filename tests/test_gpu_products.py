@@ -78,6 +78,21 @@ def test_tensor_cores_multiply_what_is_float16() -> None:
     assert ".local" not in code
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_tensor_cores_multiply_what_precision_makes_float16_padded_or_not(padding: int) -> None:
+    half = parse_preset("cuda:sm_80,float16")
+    weights = [constant(64, depth, 3, 3) for depth in (16, 64)]
+
+    def build(x: relax.Expr) -> relax.Expr:
+        for weight in weights:
+            x = op.nn.relu(op.nn.conv2d(x, weight, padding=padding))
+        return x
+
+    kernels = lower_expression(build, [((1, 16, 28, 28), F32)], half).kernels
+    products = [kernel for kernel in kernels if contraction.TEMPLATE.fits(kernel, half)]
+    assert [guess(kernel, half)[0].name for kernel in products] == ["tensor_cores"] * 2
+
+
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 @pytest.mark.parametrize(
     "kernel",
