@@ -43,7 +43,8 @@ struct Settings {
   std::size_t memory_bytes;    // CUDA_EMULATION_MEMORY_BYTES
   unsigned workers;            // CUDA_EMULATION_THREADS: threads of the host that run blocks
   std::string order;           // CUDA_EMULATION_ORDER: of the threads of a block: forward, backward, random
-  bool trace;                  // CUDA_EMULATION_TRACE=1: a line on standard error for each launch
+  bool trace;                  // CUDA_EMULATION_TRACE=1: a line on standard error for each launch, capture and graph
+  bool disturb;                // CUDA_EMULATION_DISTURB=1: another thread allocates whenever a capture has begun
   std::size_t shared_bytes_opt_in;
   int multiprocessors;
 };

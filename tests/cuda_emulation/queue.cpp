@@ -107,6 +107,7 @@ int begin_capture(Stream* stream, int mode) {
   stream->spoilt = false;
   stream->mode = mode;
   stream->thread = std::this_thread::get_id();
+  if (settings().disturb) std::thread(check_unsafe, "cudaMalloc").join();
   return kSuccess;
 }
 

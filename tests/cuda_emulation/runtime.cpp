@@ -208,6 +208,7 @@ int cudaStreamEndCapture(Stream* stream, Graph** graph) {
   EMULATION_ENTER();
   const int code = end_capture(stream, graph);
   if (!code) graphs.insert(*graph);
+  if (!code && settings().trace) std::fprintf(stderr, "CUDA emulation: captured %zu\n", (*graph)->work.size());
   return note(code);
 }
 
@@ -221,6 +222,7 @@ int cudaGraphInstantiate(Graph** made, Graph* graph, unsigned long long) {
 int cudaGraphLaunch(Graph* instance, Stream* stream) {
   EMULATION_ENTER();
   if (!instances.count(instance)) return note(kInvalidValue);
+  if (settings().trace) std::fprintf(stderr, "CUDA emulation: a graph of %zu\n", instance->work.size());
   for (const Work& work : instance->work)
     if (const int code = submit(stream, work)) return note(code);
   return kSuccess;

@@ -40,6 +40,7 @@ Settings read() {
   made.workers = std::max(1, std::atoi(setting("CUDA_EMULATION_THREADS", std::to_string(cores).c_str())));
   made.order = setting("CUDA_EMULATION_ORDER", "forward");
   made.trace = std::strcmp(setting("CUDA_EMULATION_TRACE", "0"), "1") == 0;
+  made.disturb = std::strcmp(setting("CUDA_EMULATION_DISTURB", "0"), "1") == 0;
   made.shared_bytes_opt_in = opt_in_bytes(made.major * 10 + made.minor);
   made.multiprocessors = 8;
   return made;
