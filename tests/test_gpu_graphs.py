@@ -50,7 +50,8 @@ if whole:
     for line in ("Tanh:t:th", "Exp:th:ex", "TopK:ex,k:top,at", "Exp:top:best"):
         step(line)
     step("Loop:steps,go,th:end", body=loop)
-    step("Exp:end:y")
+    for line in ("ReduceMax:end:most_of_it", "Add:r,most_of_it:r2", "MatMul:r2,v:q2", "MatMul:q2,u:y"):
+        step(line)  # what was computed before the loop is read behind it
     inputs.append(h.make_tensor_value_info("steps", T.INT64, []))
     outputs += [f("best", 3, 5), h.make_tensor_value_info("at", T.INT64, [3, 5])]
 else:
