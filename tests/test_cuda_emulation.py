@@ -247,7 +247,7 @@ def test_the_toolkit_looks_like_nvidias_to_tvmbridge(tmp_path: Path) -> None:
     def run(command: list[str]) -> str:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    assert find_gpus(run) == Gpus((Gpu("Emulated CUDA device", "sm_90"),), "13.0", None)
+    assert find_gpus(run) == Gpus((Gpu("Emulated CUDA device", "sm_90", 8, 1000, 1000),), "13.0", None)
     assert find_gpus(run).devices[0].emulated
     assert [state.name for state in read_gpu_states(run)] == ["Emulated CUDA device"]
 

@@ -253,7 +253,7 @@ def _hardware(target: Target, measure: Measure, this_host: Callable[[bool], Host
         return None, False
     host = this_host(target.kind == "cuda")
     if target.kind == "cuda":
-        return (host.gpus[0].name, host.emulated or host.gpus[0].emulated) if host.gpus else (None, False)
+        return (host.gpus[0].hardware, host.emulated or host.gpus[0].emulated) if host.gpus else (None, False)
     return (host.cpu_model, host.emulated) if host.machine == target.machine else (None, False)
 
 
