@@ -307,13 +307,10 @@ def test_what_a_stream_records_runs_when_its_graph_is_launched_and_as_often() ->
 
 def test_what_may_not_be_done_while_a_stream_is_captured_fails_and_spoils_the_capture() -> None:
     run_calls("""
-        import threading
+        import concurrent.futures
         def elsewhere(call):
-            codes = []
-            thread = threading.Thread(target=lambda: codes.append(call()))
-            thread.start()
-            thread.join()
-            return codes[0]
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                return thread.submit(call).result()
 
         def captured(call, mode=0, on=stream):
             graph = ctypes.c_void_p(1)
