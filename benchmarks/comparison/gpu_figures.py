@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comparison.figures import COMPILED, EAGER, OURS, TUNED, Timed
+from comparison.figures import COMPILED, EAGER, GRAPHS, OURS, OURS_GRAPHS, TUNED, TUNED_GRAPHS, Timed
 from comparison.gpu_plan import Case, Precision
 
 # The largest error, as max|a-b| / max|reference|, with which our outputs are right.
 LIMITS: dict[Precision, float] = {"float32": 1e-3, "float16": 1e-2}
 # What is further off, ours or a peer's, computes something else; what rounds more is timed, and its error is shown.
 TIMED_LIMITS: dict[Precision, float] = {"float32": 1e-2, "float16": 1e-1}
+
+# Our programs that launch CUDA graphs, by those that launch each kernel by itself.
+WITH_GRAPHS = {OURS: OURS_GRAPHS, TUNED: TUNED_GRAPHS}
+# What the ratios of the report are between.
+COMPARED = [(ours, base) for ours in (OURS, TUNED) for base in (EAGER, COMPILED)]
+COMPARED += [(ours, GRAPHS) for ours in WITH_GRAPHS.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,10 @@ class GpuRow(Timed):
 
     @property
     def right(self) -> bool:
-        """Whether it is verified, within the limits, and what was to be tuned is tuned."""
-        errors = (self.errors.get(program, 0.0) for program in (OURS, TUNED))
-        return self.verified and max(errors) <= LIMITS[self.case.precision] and TUNED not in self.absent
+        """Whether it is verified and within the limits, with graphs too where it was to be, and tuned if it was to be."""
+        errors = (self.errors.get(program, 0.0) for program in (*WITH_GRAPHS, *WITH_GRAPHS.values()))
+        missing = {TUNED, OURS_GRAPHS, TUNED_GRAPHS} & self.absent.keys()
+        return self.verified and max(errors) <= LIMITS[self.case.precision] and not missing
 
     @property
     def best(self) -> str:
@@ -56,8 +63,7 @@ def describe_gpu_row(row: GpuRow) -> dict[str, Any]:
     """A row as the JSON report has it, with what follows from its times."""
     ratios = {
         f"{ours}_to_{base}": dataclasses.asdict(ratio)
-        for ours in (OURS, TUNED)
-        for base in (EAGER, COMPILED)
+        for ours, base in COMPARED
         if (ratio := row.ratio(ours, base)) is not None
     }
     described = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "case"}
