@@ -48,7 +48,7 @@ class GpuRow(Timed):
 
     @property
     def right(self) -> bool:
-        """Whether it is verified and within the limits, with graphs too where it was to be, and tuned if it was to be."""
+        """Whether it is verified and within the limits, also with graphs, and what was to be tuned is."""
         errors = (self.errors.get(program, 0.0) for program in (*WITH_GRAPHS, *WITH_GRAPHS.values()))
         missing = {TUNED, OURS_GRAPHS, TUNED_GRAPHS} & self.absent.keys()
         return self.verified and max(errors) <= LIMITS[self.case.precision] and not missing
