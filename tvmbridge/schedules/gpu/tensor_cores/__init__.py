@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 
 import tvm
-from tvm import tirx
 
 from tvmbridge.lowering import Kernel
+from tvmbridge.lowering.precision import HALF
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.gpu.contraction import fitting_product, read_fitting
 from tvmbridge.schedules.gpu.contraction.costs import estimate, sensible_splits
@@ -16,6 +16,7 @@ from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel
 from tvmbridge.schedules.gpu.launch import SHARED_BYTES, WARP
 from tvmbridge.schedules.gpu.tensor_cores.fragments import PADDING, SIDE, Fragments, WarpTile
+from tvmbridge.schedules.half_values import as_half
 from tvmbridge.schedules.loops.emit import with_body
 from tvmbridge.schedules.reading.product import Product
 from tvmbridge.targets import Target
@@ -41,8 +42,7 @@ _REGISTERS = 64  # of a thread besides its sums
 
 def _half(value: tvm.ir.Expr) -> tvm.ir.Expr | None:
     """The float16 expression that the factor is, or is the float32 of; None where it is neither."""
-    inner = value.value if isinstance(value, tirx.Cast) else value
-    return inner if str(inner.ty.dtype) == "float16" else None
+    return value if str(value.ty.dtype) == HALF else as_half(value)
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
