@@ -18,6 +18,7 @@ from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import fitting_templates
 from tvmbridge.schedules.metaschedule import TEMPLATE, replay, trace_config, workload
+from tvmbridge.schedules.tensor_spaces import SET, has_tensor_space, tensor_space
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.record import TrialRecord, render_config
@@ -222,10 +223,11 @@ def _run_secs(record: TrialRecord) -> list[float] | None:
 
 def _make_context(kernel: Kernel, target: Target, seed: int) -> ms.TuneContext:
     """A tuning context for one kernel, of one thread: with more, the same seed would not search the same way."""
-    # Without TVM's rules for tensor instructions, which take integers and half floats only: declaring these takes 16 s
-    # in every process, and `ms.TuneContext(...)` declares them all.
     rules = "cuda" if target.kind == "cuda" else "llvm"
     space = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=rules, mutator_probs=rules)
+    if has_tensor_space(kernel, target):
+        spaces = [space, tensor_space(kernel)]
+        space = ms.space_generator.SpaceGeneratorUnion(spaces, sch_rules=[], postprocs=SET, mutator_probs=SET)
     strategy = ms.search_strategy.EvolutionarySearch(
         population_size=_POPULATION, init_min_unmeasured=_RANDOM_POPULATION, genetic_num_iters=_GENERATIONS
     )
