@@ -86,6 +86,7 @@ CASES = {
     ),
     "convolution": _convolution(8, 1),
     "strided": _convolution(9, 2),
+    "edges": _convolution(10, 1),
 }
 
 

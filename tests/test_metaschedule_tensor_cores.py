@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import tvm
 import tvm_ffi
 from gpu_metaschedule_cases import CASES, GPU, proposed
 from kernels import lower_expression, random_array
@@ -25,7 +26,7 @@ from tvmbridge.codegen import build_variant
 from tvmbridge.codegen.fatbin import list_machine_code
 from tvmbridge.frontend import import_onnx
 from tvmbridge.lowering import Kernel, LoweredModel, lower
-from tvmbridge.schedules import tensor_intrinsics
+from tvmbridge.schedules import tensor_intrinsics, tensor_spaces
 from tvmbridge.schedules.metaschedule import TEMPLATE, trace_config
 from tvmbridge.schedules.tensor_spaces import has_tensor_space
 from tvmbridge.targets import parse_preset
@@ -95,6 +96,17 @@ def test_a_resumed_search_learns_from_the_log_and_proposes_nothing_that_is_in_it
     untuned = record(kernel, task.untuned.config)
     engine.learn([task.untuned], [msgspec.structs.replace(untuned, template=task.untuned.template.name)])
     assert config not in [candidate.config for candidate in engine.next_batch(16)]
+
+
+def test_ways_are_found_where_numbers_drawn_first_do_not_go_with_ragged_extents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = product(CASES["edges"].lower())
+    module = tvm.IRModule({"main": kernel.function})
+    monkeypatch.setattr(tensor_spaces, "_SEEDS", (13,))
+    assert tensor_spaces.tensor_ways(kernel, GPU, module) == []
+    monkeypatch.setattr(tensor_spaces, "_SEEDS", (13, 14, 15))
+    assert len(tensor_spaces.tensor_ways(kernel, GPU, module)) == 2  # the right factor as it is, or transposed
 
 
 # A step out of order, another block or loop, and one step less have crashed TVM.

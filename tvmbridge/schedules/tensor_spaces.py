@@ -21,6 +21,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.schedule_rule import MultiLevelTilingTensorCore, ReuseType
 from tvm.s_tir.schedule import SBlockRV, Trace
 
+from tvmbridge.errors import is_interrupt
 from tvmbridge.lowering import Kernel
 from tvmbridge.lowering.precision import HALF
 from tvmbridge.lowering.tvm_target import tvm_target
@@ -31,6 +32,8 @@ from tvmbridge.schedules.trace import parse_decisions, render_trace
 from tvmbridge.targets import Target
 
 SET = "cuda-tensorcore"  # TVM's name for what is done to a candidate after the rules, and for mutations
+_TENSORIZE = "meta_schedule.auto_tensorize"
+_SEEDS = range(1, 17)  # tried in turn: with ragged extents, TVM's rules fail on about one draw of seven
 
 
 def has_tensor_space(kernel: Kernel, target: Target) -> bool:
@@ -39,42 +42,56 @@ def has_tensor_space(kernel: Kernel, target: Target) -> bool:
     return target.kind == "cuda" and template.fits(kernel, target) and template.pays(kernel, target)
 
 
-def tensor_space(kernel: Kernel) -> ms.SpaceGenerator:
-    """The rules for a kernel that `has_tensor_space`."""
-    declare_intrinsics()
-    rules = [_KeepHalf(half_factors(kernel.function)), _tiles_of_fragments(), *ms.ScheduleRule.create("cuda")]
-    return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=SET, mutator_probs=SET)
+def tensor_ways(kernel: Kernel, target: Target, module: tvm.IRModule) -> list[Schedule]:
+    """The ways to schedule the module's main, which is a kernel that `has_tensor_space`; none where TVM finds none."""
+    return _find_ways(kernel, target, module)[0]
 
 
 def replay_tensor_trace(kernel: Kernel, target: Target, text: str, module: tvm.IRModule) -> Schedule:
-    """The schedule of the kernel, which is the module's main, that has this trace; ValueError where none has."""
+    """The schedule of the module's main, the kernel, that has this trace; ValueError where none has."""
     if not has_tensor_space(kernel, target):
         raise ValueError("the kernel is not scheduled for tensor cores")
-    context = ms._ffi_api.TuneContext(
-        module, tvm_target(target), tensor_space(kernel), None, kernel.name, 1, 1, lambda *_: None
-    )
-    ms._ffi_api.TuneContextInitialize(context)
     steps, decisions = parse_decisions(text)
-    for found in context.generate_design_space():
-        way = found.trace.simplified(remove_postproc=True)
-        if json.loads(render_trace(way.as_json()))[0] == steps:
-            schedule = Schedule(module, debug_mask="none")
-            decided = {way.insts[index]: decision for index, decision in decisions.items()}
-            Trace(way.insts, decided).apply_to_schedule(schedule, remove_postproc=True)
-            break
-    else:
+    found, postprocs = _find_ways(kernel, target, module)
+    ways = [schedule.trace.simplified(remove_postproc=True) for schedule in found]
+    way = next((way for way in ways if json.loads(render_trace(way.as_json()))[0] == steps), None)
+    if way is None:
         raise ValueError("the trace is none of the ways in which this kernel is scheduled for tensor cores")
-    _finish(schedule, context.space_generator.postprocs)
+    schedule = Schedule(module, debug_mask="none")
+    decided = {way.insts[index]: decision for index, decision in decisions.items()}
+    Trace(way.insts, decided).apply_to_schedule(schedule, remove_postproc=True)
+    schedule.enter_postproc()
+    if not all(postproc.apply(schedule) for postproc in postprocs):
+        raise ValueError("the numbers of the trace do not go together")
     if render_trace(schedule.trace.as_json()) != text:
         raise ValueError("the trace does not end as those of its kind do")
     return schedule
 
 
-def _finish(schedule: Schedule, postprocs: Sequence[ms.Postproc]) -> None:
-    schedule.enter_postproc()
-    for postproc in postprocs:
-        if not postproc.apply(schedule):
-            raise ValueError("the numbers of the trace do not go together")
+def _find_ways(
+    kernel: Kernel, target: Target, module: tvm.IRModule
+) -> tuple[list[Schedule], Sequence[ms.postproc.Postproc]]:
+    """The ways, with numbers drawn, and what is done to each after them."""
+    declare_intrinsics()
+    rules = [_KeepHalf(half_factors(kernel.function)), _tiles_of_fragments(), *ms.ScheduleRule.create("cuda")]
+    for seed in _SEEDS:
+        space = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=SET, mutator_probs=SET)
+        context = ms._ffi_api.TuneContext(
+            module, tvm_target(target), space, None, kernel.name, 1, seed, lambda *_: None
+        )
+        ms._ffi_api.TuneContextInitialize(context)
+        try:
+            found = context.generate_design_space()
+        except Exception as exc:  # of the numbers that it drew, some cannot be shown to be right
+            if is_interrupt(exc):
+                raise KeyboardInterrupt from exc
+            continue
+        return [each for each in found if _is_tensorized(each)], space.postprocs
+    return [], []
+
+
+def _is_tensorized(schedule: Schedule) -> bool:
+    return any(step.kind.name == "Annotate" and step.attrs[0] == _TENSORIZE for step in schedule.trace.insts)
 
 
 def _tiles_of_fragments() -> MultiLevelTilingTensorCore:
