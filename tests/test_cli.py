@@ -162,6 +162,10 @@ def test_a_device_that_the_bundle_does_not_run_on_is_an_error_and_one_that_is_no
     assert code == 1 and "the device asked for is cuda:1" in err
     code, out, _ = run("check", built / "model.tvmb", "--device", "cuda", "--json")
     assert code == 1 and json.loads(out)["runs"] is False
+    code, _, err = run("bench", built / "model.tvmb", "-i", feeds, "--device", "cuda")
+    assert code == 1 and "the device asked for is cuda" in err
+    code, _, err = run("bench", built / "model.tvmb", "--device", "cuda", "--rpc", "127.0.0.1:9190/board")
+    assert code == 2 and "--device is one of this machine" in err
     code, _, err = run("check", built / "model.tvmb", "--device", "gpu")
     assert code == 2 and '"cpu", "cuda" or "cuda:N"' in err
 

@@ -247,7 +247,7 @@ def test_the_toolkit_looks_like_nvidias_to_tvmbridge(tmp_path: Path) -> None:
     def run(command: list[str]) -> str:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    assert find_gpus(run) == Gpus((Gpu("Emulated CUDA device", "sm_90"),), "13.0", None)
+    assert find_gpus(run) == Gpus((Gpu("Emulated CUDA device", "sm_90", 8, 1000, 1000),), "13.0", None)
     assert find_gpus(run).devices[0].emulated
     assert [state.name for state in read_gpu_states(run)] == ["Emulated CUDA device"]
 
@@ -293,8 +293,6 @@ def test_what_a_stream_records_runs_when_its_graph_is_launched_and_as_often() ->
         graph, instance = ctypes.c_void_p(), ctypes.c_void_p()
         assert cuda.cudaStreamBeginCapture(stream, 0) == 0
         assert cuda.cudaMemcpyAsync(device, pinned, size, 1, stream) == 0
-        assert cuda.cudaMalloc(ctypes.byref(ctypes.c_void_p()), size) == 900
-        assert cuda.cudaStreamSynchronize(stream) == 900
         assert cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)) == 0
         assert cuda.cudaGraphInstantiate(ctypes.byref(instance), graph, ctypes.c_ulonglong(0)) == 0
         back = (ctypes.c_ubyte * 64)()
@@ -305,6 +303,59 @@ def test_what_a_stream_records_runs_when_its_graph_is_launched_and_as_often() ->
             assert back[9] == number
         assert cuda.cudaGraphExecDestroy(instance) == 0 and cuda.cudaGraphDestroy(graph) == 0
     """)
+
+
+def test_what_may_not_be_done_while_a_stream_is_captured_fails_and_spoils_the_capture() -> None:
+    run_calls("""
+        import concurrent.futures
+        def elsewhere(call):
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                return thread.submit(call).result()
+
+        def captured(call, mode=0, on=stream):
+            graph = ctypes.c_void_p(1)
+            assert cuda.cudaStreamBeginCapture(on, mode) == 0
+            code = call()
+            assert cuda.cudaMemcpyAsync(device, pinned, size, 1, on) == (901 if code else 0)
+            ended = cuda.cudaStreamEndCapture(on, ctypes.byref(graph))
+            assert (ended == 0) == (graph.value is not None)
+            assert graph.value or cuda.cudaGraphInstantiate(ctypes.byref(graph), graph, ctypes.c_ulonglong(0)) == 1
+            return code, ended
+
+        waits = ctypes.c_void_p()
+        assert cuda.cudaStreamCreate(ctypes.byref(waits)) == 0
+        malloc = lambda: cuda.cudaMalloc(ctypes.byref(ctypes.c_void_p()), size)
+        pin = lambda: cuda.cudaMallocHost(ctypes.byref(ctypes.c_void_p()), size)
+        legacy = lambda: cuda.cudaMemcpyAsync(device, pinned, size, 1, None)
+        assert captured(malloc) == captured(lambda: elsewhere(malloc)) == captured(pin) == (900, 901)
+        assert captured(lambda: cuda.cudaFree(device)) == captured(lambda: cuda.cudaFreeHost(pinned)) == (900, 901)
+        assert captured(lambda: cuda.cudaStreamSynchronize(stream)) == (900, 901)
+        assert captured(lambda: elsewhere(malloc), mode=1) == captured(malloc, mode=2) == (0, 0)
+        assert captured(malloc, mode=1) == (900, 901)
+        assert captured(legacy) == captured(lambda: cuda.cudaStreamSynchronize(None)) == (0, 0)
+        assert captured(legacy, on=waits) == captured(lambda: elsewhere(legacy), on=waits) == (906, 901)
+        assert captured(lambda: cuda.cudaStreamSynchronize(None), on=waits) == (906, 901)
+        other = ctypes.c_void_p()
+        assert captured(lambda: elsewhere(lambda: cuda.cudaStreamEndCapture(stream, ctypes.byref(other)))) == (908, 901)
+        assert malloc() == legacy() == cuda.cudaStreamSynchronize(None) == 0
+    """)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_graph_that_uses_memory_which_has_been_freed_is_an_error(again: bool) -> None:
+    done = run_calls(f"""
+        graph, instance = ctypes.c_void_p(), ctypes.c_void_p()
+        assert cuda.cudaStreamBeginCapture(stream, 0) == 0
+        assert cuda.cudaMemcpyAsync(device, pinned, size, 1, stream) == 0
+        assert cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)) == 0
+        assert cuda.cudaGraphInstantiate(ctypes.byref(instance), graph, ctypes.c_ulonglong(0)) == 0
+        assert cuda.cudaFree(device) == 0
+        if {again}:
+            assert cuda.cudaMalloc(ctypes.byref(device), size) == 0
+        assert cuda.cudaGraphLaunch(instance, stream) == 0
+        assert cuda.cudaStreamSynchronize(stream) == 700
+    """)
+    assert "a copy of 64 bytes is of memory that has been freed" in done.stderr
 
 
 def test_copies_out_of_bounds_and_memory_that_is_gone_are_refused() -> None:

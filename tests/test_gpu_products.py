@@ -105,6 +105,11 @@ def test_few_tiles_are_split_along_the_depth_and_many_are_not() -> None:
     assert guess(convolution(64, 64, 224), TARGET)[1]["splits"] == 1
 
 
+def test_how_many_tiles_are_few_depends_on_the_multiprocessors() -> None:
+    sixteen, many = (parse_preset(f"cuda:{architecture}") for architecture in ("sm_87", "sm_90"))
+    assert guess(convolution(256, 256, 28), sixteen)[1]["splits"] < guess(convolution(256, 256, 28), many)[1]["splits"]
+
+
 def longest_loop(code: str) -> str:
     """The body of the loop in PTX that has most instructions: from a label to the last jump back to it."""
     parts = re.split(r"^(\$L__BB\w+):", code, flags=re.MULTILINE)

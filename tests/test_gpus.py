@@ -15,10 +15,12 @@ from tvmbridge.host import run_command
 
 
 def test_what_the_driver_says_becomes_gpus():
-    told = {"devices": [["NVIDIA H100  80GB", 9, 0], ["NVIDIA B200", 10, 0]], "cuda": "13.0", "problem": None}
-    assert parse_gpus(json.dumps(told)) == Gpus(
-        (Gpu("NVIDIA H100 80GB", "sm_90"), Gpu("NVIDIA B200", "sm_100")), "13.0"
-    )
+    devices = [["NVIDIA H100  80GB", 9, 0, 114, 1755000, 1593000], ["NVIDIA B200", 10, 0, 148, 0, 0]]
+    first, second = Gpu("NVIDIA H100 80GB", "sm_90", 114, 1755, 1593), Gpu("NVIDIA B200", "sm_100", 148)
+    told = {"devices": devices, "cuda": "13.0", "problem": None}
+    assert parse_gpus(json.dumps(told)) == Gpus((first, second), "13.0")
+    assert first.hardware == "NVIDIA H100 80GB, 114 SMs, 1755 MHz, memory 1593 MHz"
+    assert (second.hardware, Gpu("NVIDIA A40", "sm_86").hardware) == ("NVIDIA B200, 148 SMs", "NVIDIA A40")
 
 
 @given(st.none() | st.text(max_size=200) | st.recursive(st.integers() | st.text(), st.lists).map(json.dumps))

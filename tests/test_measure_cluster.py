@@ -83,7 +83,7 @@ def test_a_worker_that_leaves_in_the_middle_fails_no_candidate(cluster: distribu
 def test_a_candidate_that_misbehaves_costs_itself_only(
     cluster: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here, "RUN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(here, "RUN_TIMEOUT_S", 6.0)
     good, *_ = candidates(NATIVE, 1)
     odd = Candidate(good.kernel, good.template, {"nonsense": 1})
     bad = [untuned(lower_function(function, name), NATIVE) for name, function in {"a": aborts, "h": hangs}.items()]
@@ -92,7 +92,7 @@ def test_a_candidate_that_misbehaves_costs_itself_only(
         refused, aborted, hung, fine = measure(measurer, [odd, *bad, good])
     assert refused.error is not None and fine.error is None
     assert aborted.error == "crashed with SIGABRT while running"
-    assert hung.error == "running took over 1 s"
+    assert hung.error == "running took over 6 s"
 
 
 def test_a_build_process_that_dies_on_a_worker_is_started_again(cluster: distributed.LocalCluster) -> None:

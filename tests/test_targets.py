@@ -125,15 +125,26 @@ def test_a_cuda_target_may_compute_in_float16_and_its_key_says_so():
     )
 
 
+def test_a_cuda_target_may_launch_graphs_which_its_tuning_records_do_not_depend_on():
+    plain = declare("{kind: cuda, architectures: [sm_80]}")
+    graphs = declare("{kind: cuda, architectures: [sm_80], cuda_graphs: true}")
+    assert (plain.cuda_graphs, graphs.cuda_graphs, graphs.key) == (False, True, plain.key)
+    both = parse_preset("cuda:sm_80,float16,graphs")
+    assert (both.precision, both.cuda_graphs, both.name) == ("float16", True, "cuda-sm_80-float16-graphs")
+    assert declare("{preset: 'cuda:sm_80,graphs'}") == declare("{preset: 'cuda:sm_80', cuda_graphs: true}") == graphs
+    assert declare("{preset: 'cuda:sm_80,graphs', cuda_graphs: false}") == plain
+
+
 @given(
     cpu=st.sampled_from(llvm_cpus("x86_64")),
     architectures=st.sets(st.sampled_from(CUDA_ARCHITECTURES), max_size=4),
     cores=st.integers(1, 64),
     precision=st.sampled_from(["float32", "float16"]),
+    graphs=st.booleans(),
     measure=st.sampled_from(["local", "none", RpcMeasure(tracker="a:1", key="k")]),
     budget=st.sampled_from([None, Budget(trials=3), Budget(minutes=0.5)]),
 )
-def test_a_target_survives_json(cpu, architectures, cores, precision, measure, budget):
+def test_a_target_survives_json(cpu, architectures, cores, precision, graphs, measure, budget):
     target = Target(
         "t",
         "x86",
@@ -143,6 +154,7 @@ def test_a_target_survives_json(cpu, architectures, cores, precision, measure, b
         cores,
         tuple(sorted(architectures)),
         precision,
+        graphs,
         measure,
         budget,
         None,

@@ -17,7 +17,8 @@ from tvmbridge.emulation import names_emulated_gpu
 
 _EMBEDDED_GPUS = frozenset({"sm_87", "sm_88", "sm_110"})
 
-# Attributes 75 and 76: the compute capability (CUDA Driver API, CUdevice_attribute).
+# Attributes (CUDA Driver API, CUdevice_attribute): 75 and 76: compute capability; 16: multiprocessors; 13 and 36: the
+# highest clock of these and of the memory, in kHz.
 _ASK = """\
 import ctypes, json
 told = {"devices": []}
@@ -36,10 +37,10 @@ def ask():
     cuda.cuDeviceGetCount(ctypes.byref(count))
     for index in range(count.value):
         device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-        numbers = [ctypes.c_int(), ctypes.c_int()]
+        numbers = [ctypes.c_int() for _ in range(5)]
         cuda.cuDeviceGet(ctypes.byref(device), index)
         cuda.cuDeviceGetName(name, 256, device)
-        for attribute, number in zip((75, 76), numbers):
+        for attribute, number in zip((75, 76, 16, 13, 36), numbers):
             cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
         told["devices"].append([name.value.decode(), *(number.value for number in numbers)])
     return None if count.value else "the NVIDIA driver sees no GPU"
@@ -50,15 +51,29 @@ print(json.dumps(told))
 
 @dataclass(frozen=True)
 class Gpu:
-    """One CUDA device. architecture: "sm_90"."""
+    """One CUDA device. architecture: "sm_90". mhz, memory_mhz: the highest clocks that it has; 0: not said."""
 
     name: str
     architecture: str
+    multiprocessors: int = 0
+    mhz: int = 0
+    memory_mhz: int = 0
 
     @property
     def emulated(self) -> bool:
         """Whether a program on the CPU poses as it: its times are no GPU's."""
         return names_emulated_gpu(self.name)
+
+    @property
+    def hardware(self) -> str:
+        """What times on it are times of: "NVIDIA A100-SXM4-40GB, 108 SMs, 1410 MHz, memory 1215 MHz".
+
+        One name may stand for several devices: parts of a divided GPU, makes with other clocks.
+        """
+        said = [f"{self.multiprocessors} SMs"] if self.multiprocessors else []
+        said += [f"{self.mhz} MHz"] if self.mhz else []
+        said += [f"memory {self.memory_mhz} MHz"] if self.memory_mhz else []
+        return ", ".join((self.name, *said))
 
     def runs(self, architecture: str) -> bool:
         """Whether machine code made for an architecture runs here, leaving aside PTX.
@@ -94,7 +109,10 @@ def parse_gpus(text: str | None) -> Gpus:
     """What the process that asks has printed; None where it came to no end."""
     try:
         told = json.loads(text or "")
-        devices = tuple(Gpu(" ".join(name.split()), f"sm_{major}{minor}") for name, major, minor in told["devices"])
+        devices = tuple(
+            Gpu(" ".join(name.split()), f"sm_{major}{minor}", multiprocessors, khz // 1000, memory_khz // 1000)
+            for name, major, minor, multiprocessors, khz, memory_khz in told["devices"]
+        )
         problem = None if devices else str(told["problem"] or "the NVIDIA driver sees no GPU")
         return Gpus(devices, told.get("cuda"), problem)
     except (ValueError, KeyError, TypeError, AttributeError):

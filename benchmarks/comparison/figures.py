@@ -15,6 +15,8 @@ OPENVINO = "openvino"
 TVM_DEFAULT = "tvm_default"
 EXPRESS = "express"
 TUNED = "tuned"
+OURS_GRAPHS = "tvmbridge_graphs"
+TUNED_GRAPHS = "tuned_graphs"
 EAGER = "eager"
 EAGER_DEFAULTS = "eager_defaults"
 COMPILED = "compile"
@@ -26,6 +28,8 @@ TITLES = {
     OURS: "tvmbridge",
     EXPRESS: "express",
     TUNED: "tuned",
+    OURS_GRAPHS: "tvmbridge, graphs",
+    TUNED_GRAPHS: "tuned, graphs",
     REFERENCE: "ONNX Runtime",
     OPENVINO: "OpenVINO",
     TVM_DEFAULT: "TVM's default",

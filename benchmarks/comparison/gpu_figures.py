@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from comparison.figures import COMPILED, EAGER, OURS, TUNED, Timed
+from comparison.figures import COMPILED, EAGER, GRAPHS, OURS, OURS_GRAPHS, TUNED, TUNED_GRAPHS, Timed
 from comparison.gpu_plan import Case, Precision
 
 # The largest error, as max|a-b| / max|reference|, with which our outputs are right.
 LIMITS: dict[Precision, float] = {"float32": 1e-3, "float16": 1e-2}
 # A peer that is further off computes something else; one that rounds more than we do is timed, and its error is shown.
 PEER_LIMITS: dict[Precision, float] = {"float32": 1e-2, "float16": 1e-1}
+
+# Our programs that launch CUDA graphs, by those that launch each kernel by itself.
+WITH_GRAPHS = {OURS: OURS_GRAPHS, TUNED: TUNED_GRAPHS}
+# What the ratios of the report are between.
+COMPARED = [(ours, base) for ours in (OURS, TUNED) for base in (EAGER, COMPILED)]
+COMPARED += [(ours, GRAPHS) for ours in WITH_GRAPHS.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +48,8 @@ class GpuRow(Timed):
 
     @property
     def right(self) -> bool:
-        """Whether it is verified, and what was to be tuned is."""
-        return self.verified and TUNED not in self.absent
+        """Whether it is verified, also with graphs where it was to be, and what was to be tuned is."""
+        return self.verified and not {TUNED, OURS_GRAPHS, TUNED_GRAPHS} & self.absent.keys()
 
     @property
     def best(self) -> str:
@@ -55,8 +61,7 @@ def describe_gpu_row(row: GpuRow) -> dict[str, Any]:
     """A row as the JSON report has it, with what follows from its times."""
     ratios = {
         f"{ours}_to_{base}": dataclasses.asdict(ratio)
-        for ours in (OURS, TUNED)
-        for base in (EAGER, COMPILED)
+        for ours, base in COMPARED
         if (ratio := row.ratio(ours, base)) is not None
     }
     described = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "case"}

@@ -30,8 +30,8 @@ class Step:
     """One piece of work on one row.
 
     build: build it untuned and hold it against ONNX Runtime on the CPU. speed: time it beside eager PyTorch.
-    peers: time it beside everything, for which torch.compile takes its time. tune: tune it, and time it beside
-    everything.
+    peers: build it with CUDA graphs too, and time both beside everything, for which torch.compile takes its time. tune:
+    tune it, and time it beside everything, with graphs too.
     """
 
     kind: Kind

@@ -15,7 +15,7 @@ import onnx
 
 from comparison.build import build_untuned, write_network
 from comparison.figures import ONNXRUNTIME_CUDA, OURS, TUNED
-from comparison.gpu_figures import LIMITS, PEER_LIMITS, GpuRow
+from comparison.gpu_figures import LIMITS, PEER_LIMITS, WITH_GRAPHS, GpuRow
 from comparison.gpu_plan import Case, Precision, Step
 from comparison.gpu_programs import peers_of, worker_of
 from comparison.gpu_turns import ANSWER_TIMEOUT_S, Worker, WorkerError, round_medians, time_programs_in_turns
@@ -28,7 +28,7 @@ from tvmbridge.host import run_command
 from tvmbridge.signature import ModelSignature
 from tvmbridge.verify import ReferenceSession, compare_outputs, random_inputs
 
-TARGET = "gpu"
+TARGET, GRAPHS_TARGET = "gpu", "gpu-graphs"
 # A search that is shorter finds next to nothing, and its final check alone takes most of it.
 _SHORTEST_TUNING_S = 20.0
 # What a build and a measurement after the search take, at most: kept free where the time is limited.
@@ -146,14 +146,18 @@ class GpuBenchmark:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{program}.tvmb"
 
-    def _target(self, precision: Precision) -> list[str]:
+    def _log(self, case: Case) -> Path:
+        return self._bundle(case, TUNED).with_suffix(".tune.jsonl")
+
+    def _target(self, precision: Precision, target: str = TARGET) -> list[str]:
         """The options that name the target; its file says that this machine measures."""
         file = self._settings.folder / f"{precision}.yaml"
         preset = f"cuda:{self._settings.architecture}" + (",float16" if precision == "float16" else "")
         text = f'version: 1\ntargets:\n  {TARGET}: {{preset: "{preset}", measure: local}}\n'
+        text += f'  {GRAPHS_TARGET}: {{preset: "{preset}", measure: local, cuda_graphs: true}}\n'
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
-        return ["--targets", str(file), "--target", TARGET]
+        return ["--targets", str(file), "--target", target]
 
     def _build(self, case: Case) -> GpuRow:
         if self._settings.left_s <= 0:
@@ -181,7 +185,7 @@ class GpuBenchmark:
         bundle = self._bundle(case, TUNED)
         tuned = tune_network(
             self._model(case.network, case.batch),
-            bundle.with_suffix(".tune.jsonl"),
+            self._log(case),
             bundle,
             *("--minutes", f"{seconds / 60:.3f}", "--engine", self._settings.engine),
             target=self._target(case.precision),
@@ -196,16 +200,31 @@ class GpuBenchmark:
         self._keep(row)  # what tuning found is kept, also where there is no time to measure it
         return self._measure(row, Step("tune", case))
 
+    def _build_with_graphs(self, case: Case, ours: str) -> str | None:
+        """Build what `ours` is with CUDA graphs, by the same records; why not, or None."""
+        options = [*self._target(case.precision, GRAPHS_TARGET), "--accept-inaccurate", GRAPHS_TARGET]
+        options += ["--log", str(self._log(case))] if ours == TUNED else []
+        model, bundle = self._model(case.network, case.batch), self._bundle(case, WITH_GRAPHS[ours])
+        return build_untuned(model, bundle, *options, timeout_s=self._settings.left_s).problem
+
     def _measure(self, row: GpuRow, step: Step) -> GpuRow:
         """Start the programs, compare their outputs, and time in turns those that are right."""
         case = row.case
         ours = [OURS, *([TUNED] if step.kind == "tune" else [])]
-        data = self._data_of(case)
         errors, absent, started = dict(row.errors), {}, {}
         running: dict[str, Worker] = {}
+        with_graphs = []
+        if step.kind != "speed":
+            if (why := self._build_with_graphs(case, ours[-1])) is None:
+                with_graphs.append(WITH_GRAPHS[ours[-1]])
+            elif self._settings.left_s <= 0:
+                raise OutOfTimeError
+            else:
+                absent[WITH_GRAPHS[ours[-1]]] = why
+        data = self._data_of(case)
         with Worker() as own:
-            for program in (*ours, *peers_of(step.kind, case.precision)):
-                worker = own if program in ours else self._peer(program)
+            for program in (*ours, *with_graphs, *peers_of(step.kind, case.precision)):
+                worker = own if program in (*ours, *with_graphs) else self._peer(program)
                 answer = self._start(program, worker, case, data)
                 why = answer.get("absent") or (f"failed: {answer['error']}" if "error" in answer else None)
                 if why is None:
@@ -284,7 +303,7 @@ class GpuBenchmark:
             got = {spec.name: arrays[f"a{index}"] for index, spec in enumerate(data.signature.outputs)}
         worst = compare_outputs(data.expected, got, data.signature).worst
         error = max(worst.max_relative, known) if np.isfinite(worst.max_relative) else known
-        limit = (LIMITS if program in (OURS, TUNED) else PEER_LIMITS)[case.precision]
+        limit = (LIMITS if worker_of(program) == OURS else PEER_LIMITS)[case.precision]
         if worst.mismatch is None and error <= limit:
             return None, error
         return f"wrong: output {worst.name}: {worst.mismatch or f'{error:.1e} relative error'}", error

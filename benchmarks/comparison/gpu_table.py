@@ -14,18 +14,22 @@ from comparison.figures import (
     NOT_INSTALLED,
     ONNXRUNTIME_CUDA,
     OURS,
+    OURS_GRAPHS,
     TENSORRT,
     TITLES,
     TUNED,
+    TUNED_GRAPHS,
     geometric_mean,
 )
-from comparison.gpu_figures import GpuRow
+from comparison.gpu_figures import COMPARED, GpuRow
 from comparison.gpu_plan import Step
 from tvmbridge.cli.output import print_table
 
 PROGRAMS = (
     OURS,
+    OURS_GRAPHS,
     TUNED,
+    TUNED_GRAPHS,
     EAGER,
     EAGER_DEFAULTS,
     COMPILED,
@@ -76,7 +80,7 @@ def _show_machine(machine: Mapping[str, Any]) -> str:
 
 def _cells(row: GpuRow, shown: Sequence[str]) -> list[str]:
     ratios = [row.ratio(row.best, base) for base in (EAGER, COMPILED)]
-    errors = [row.errors[program] for program in (OURS, TUNED) if program in row.errors]
+    errors = [row.errors[program] for program in (OURS, TUNED, OURS_GRAPHS, TUNED_GRAPHS) if program in row.errors]
     return [
         row.case.network,
         str(row.case.batch),
@@ -101,12 +105,11 @@ def _means(rows: Sequence[GpuRow]) -> list[str]:
     for precision in dict.fromkeys(row.case.precision for row in rows):
         for batch in dict.fromkeys(row.case.batch for row in rows):
             counted = [row for row in rows if (row.case.precision, row.case.batch) == (precision, batch)]
-            for ours in (OURS, TUNED):
-                for base in (EAGER, COMPILED):
-                    ratios = [ratio.median for row in counted if (ratio := row.ratio(ours, base)) is not None]
-                    if ratios:
-                        what = f"{TITLES[ours]} / {TITLES[base]}, {precision}, batch {batch}"
-                        lines.append(f"{what}: geometric mean {geometric_mean(ratios):.3f} of {len(ratios)}")
+            for ours, base in COMPARED:
+                ratios = [ratio.median for row in counted if (ratio := row.ratio(ours, base)) is not None]
+                if ratios:
+                    what = f"{TITLES[ours]} / {TITLES[base]}, {precision}, batch {batch}"
+                    lines.append(f"{what}: geometric mean {geometric_mean(ratios):.3f} of {len(ratios)}")
     return lines
 
 

@@ -17,8 +17,9 @@ target {"kind": "cuda", "arch": "sm_80"} runs on `tvm.cuda(0)` once `tvm_callbac
 
 The environment sets the device up: CUDA_EMULATION_CAPABILITY (8.0), CUDA_EMULATION_ORDER of the threads of a block
 (forward, backward, random: a missing barrier shows), CUDA_EMULATION_THREADS of the host, CUDA_EMULATION_MEMORY_BYTES,
-CUDA_EMULATION_TRACE=1. Shared and new device memory hold NaNs. Work that is asked of a stream is done when the program
-waits for it, so that what is read or changed too early shows.
+CUDA_EMULATION_TRACE=1, CUDA_EMULATION_DISTURB=1 (another thread allocates whenever a stream begins to be captured).
+Shared and new device memory hold NaNs. Work that is asked of a stream is done when the program waits for it, so that
+what is read or changed too early shows.
 """
 
 from __future__ import annotations

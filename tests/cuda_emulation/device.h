@@ -30,6 +30,8 @@ enum Code : int {
   kNotSupported = 801,
   kCaptureUnsupported = 900,
   kCaptureInvalidated = 901,
+  kCaptureImplicit = 906,
+  kCaptureWrongThread = 908,
 };
 
 const char* code_name(int code);
@@ -41,7 +43,8 @@ struct Settings {
   std::size_t memory_bytes;    // CUDA_EMULATION_MEMORY_BYTES
   unsigned workers;            // CUDA_EMULATION_THREADS: threads of the host that run blocks
   std::string order;           // CUDA_EMULATION_ORDER: of the threads of a block: forward, backward, random
-  bool trace;                  // CUDA_EMULATION_TRACE=1: a line on standard error for each launch
+  bool trace;                  // CUDA_EMULATION_TRACE=1: a line on standard error for each launch, capture and graph
+  bool disturb;                // CUDA_EMULATION_DISTURB=1: another thread allocates whenever a capture has begun
   std::size_t shared_bytes_opt_in;
   int multiprocessors;
 };
@@ -63,12 +66,15 @@ extern std::recursive_mutex gate;               // every call of the interface h
 struct Block {
   std::size_t size;
   bool pinned;  // host memory that the device reaches
+  std::uint64_t number;  // counts allocations: an address may come again
 };
 int allocate(void** address, std::size_t size, bool pinned);
 int release(void* address, bool pinned);
 std::size_t memory_in_use();
 // Whether all of it lies in one allocation; found: that allocation, if wanted.
 bool is_allocated(const void* address, std::size_t size, Block* found = nullptr);
+// The number of the allocation that holds it; 0 for memory of the host.
+std::uint64_t allocation_of(const void* address, std::size_t size);
 
 // launch.cpp
 struct Launch {
@@ -94,12 +100,17 @@ struct Graph {
 int submit(Stream* stream, Work work);  // or recorded, where the stream is being captured
 int finish();                           // do all that waits
 bool is_stream(Stream* stream);
-Stream* create_stream();
+Stream* create_stream(bool waits_for_legacy);
 int destroy_stream(Stream* stream);
-int begin_capture(Stream* stream);
+int begin_capture(Stream* stream, int mode);
 int end_capture(Stream* stream, Graph** graph);
 bool is_capturing(Stream* stream);
-bool is_anything_captured();
+// What CUDA's guide says of stream capture ("Prohibited and Unhandled Operations"): an error, which spoils the capture,
+// for a call that is unsafe while one goes on, by its mode and thread; and for a use of the legacy default stream.
+int check_unsafe(const char* call);
+int check_legacy(Stream* stream);
+// An error of a capturing stream, which spoils the capture.
+int spoil(Stream* stream, int code);
 
 }  // namespace emulation
 

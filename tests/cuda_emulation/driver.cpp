@@ -105,16 +105,24 @@ int check(const Function& function, const LaunchConfig& config) {
 struct Arguments {
   std::vector<std::vector<char>> values;
   std::vector<void*> pointers;
+  std::vector<std::uint64_t> allocations;  // that they point into
 };
+
+void* address_in(const CudaEmulationKernel& kernel, const Arguments& arguments, unsigned i) {
+  void* address = nullptr;
+  if (kernel.arguments[i].pointer) std::memcpy(&address, arguments.pointers[i], sizeof address);
+  return address;
+}
 
 int run_now(const Function& function, const LaunchConfig& config, Arguments& arguments) {
   const CudaEmulationKernel& kernel = *function.kernel;
   for (unsigned i = 0; i < kernel.argument_count; ++i) {
-    void* address = nullptr;
-    if (kernel.arguments[i].pointer) std::memcpy(&address, arguments.pointers[i], sizeof address);
-    if (address && !is_allocated(address, 1))
-      return fail(kIllegalAddress, std::string(kernel.name) + ": argument " + std::to_string(i) +
-                                       " points to no memory of the device");
+    const void* const address = address_in(kernel, arguments, i);
+    const std::uint64_t allocation = address ? allocation_of(address, 1) : 0;
+    if (address && (!allocation || allocation != arguments.allocations[i]))
+      return fail(kIllegalAddress, std::string(kernel.name) + ": argument " + std::to_string(i) + " points to " +
+                                       (arguments.allocations[i] ? "memory that has been freed since"
+                                                                 : "no memory of the device"));
   }
   Launch launch{&kernel, arguments.pointers.data(), {}, {}, config.shared_bytes};
   std::memcpy(launch.grid, config.grid, sizeof launch.grid);
@@ -129,6 +137,7 @@ extern "C" {
 
 int cuModuleLoadData(Module** made, const void* data) {
   EMULATION_ENTER();
+  if (const int code = check_unsafe("cuModuleLoadData")) return code;
   const auto* image = static_cast<const char*>(data);
   std::uint32_t magic;
   std::memcpy(&magic, image, sizeof magic);
@@ -212,6 +221,10 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** para
     arguments->values.emplace_back(value, value + function->kernel->arguments[i].size);
   }
   for (auto& value : arguments->values) arguments->pointers.push_back(value.data());
+  for (unsigned i = 0; i < function->kernel->argument_count; ++i) {
+    const void* const address = address_in(*function->kernel, *arguments, i);
+    arguments->allocations.push_back(address ? allocation_of(address, 1) : 0);
+  }
   return submit(config->stream, [function, config = *config, arguments] {
     return run_now(*function, config, *arguments);
   });

@@ -18,6 +18,7 @@ struct Held : Block {
 };
 std::map<const char*, Held> blocks;
 std::size_t in_use = 0;
+std::uint64_t allocations = 0;
 
 std::size_t round_up(std::size_t size, std::size_t step) { return (size + step - 1) / step * step; }
 
@@ -39,7 +40,7 @@ int allocate(void** address, std::size_t size, bool pinned) {
   // The end lies at the page behind: reading past it faults.
   char* const start = first + (inner - kept);
   std::memset(start, 0xff, kept);
-  blocks[start] = Held{{size, pinned}, static_cast<char*>(mapping), mapping_size};
+  blocks[start] = Held{{size, pinned, ++allocations}, static_cast<char*>(mapping), mapping_size};
   if (!pinned) in_use += size;
   *address = start;
   return kSuccess;
@@ -68,6 +69,11 @@ bool is_allocated(const void* address, std::size_t size, Block* found) {
   if (start + size > first + block.size) return false;
   if (found) *found = block;
   return true;
+}
+
+std::uint64_t allocation_of(const void* address, std::size_t size) {
+  Block block{};
+  return is_allocated(address, size, &block) ? block.number : 0;
 }
 
 }  // namespace emulation

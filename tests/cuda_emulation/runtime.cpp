@@ -27,7 +27,18 @@ std::set<Graph*> graphs, instances;
 
 enum CopyKind { kHostToHost, kHostToDevice, kDeviceToHost, kDeviceToDevice, kAny };
 
-int copy_now(void* to, const void* from, std::size_t size) {
+// What a copy is asked of and between which allocations, so that a graph does not copy what has been freed since.
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t size;
+  std::uint64_t of_to, of_from;
+};
+
+int copy_now(const Copy& copy) {
+  const auto& [to, from, size, of_to, of_from] = copy;
+  if (allocation_of(to, size) != of_to || allocation_of(from, size) != of_from)
+    return fail(kIllegalAddress, "a copy of " + std::to_string(size) + " bytes is of memory that has been freed");
   std::memcpy(to, from, size);
   return kSuccess;
 }
@@ -119,24 +130,26 @@ int cudaMemGetInfo(std::size_t* available, std::size_t* total) {
 
 int cudaMalloc(void** address, std::size_t size) {
   EMULATION_ENTER();
-  if (is_anything_captured()) return note(kCaptureUnsupported);
+  if (const int code = check_unsafe("cudaMalloc")) return note(code);
   return note(allocate(address, size, false));
 }
 
 int cudaFree(void* address) {
   EMULATION_ENTER();
-  if (is_anything_captured()) return note(kCaptureUnsupported);
+  if (const int code = check_unsafe("cudaFree")) return note(code);
   if (const int code = finish()) return note(code);
   return note(release(address, false));
 }
 
 int cudaMallocHost(void** address, std::size_t size) {
   EMULATION_ENTER();
+  if (const int code = check_unsafe("cudaMallocHost")) return note(code);
   return note(allocate(address, size, true));
 }
 
 int cudaFreeHost(void* address) {
   EMULATION_ENTER();
+  if (const int code = check_unsafe("cudaFreeHost")) return note(code);
   if (const int code = finish()) return note(code);
   return note(release(address, true));
 }
@@ -146,8 +159,9 @@ int cudaMemcpyAsync(void* to, const void* from, std::size_t size, int kind, Stre
   if (!is_stream(stream)) return note(kInvalidHandle);
   if (const int code = check_copy(to, from, size, kind)) return note(code);
   const bool waits = is_pageable(to, size) || is_pageable(from, size);
-  if (waits && is_capturing(stream)) return note(kCaptureUnsupported);
-  if (const int code = submit(stream, [=] { return copy_now(to, from, size); })) return note(code);
+  if (waits && is_capturing(stream)) return note(spoil(stream, kCaptureUnsupported));
+  const Copy copy{to, from, size, allocation_of(to, size), allocation_of(from, size)};
+  if (const int code = submit(stream, [copy] { return copy_now(copy); })) return note(code);
   // Memory that is not pinned is copied before the call returns.
   return waits ? note(finish()) : kSuccess;
 }
@@ -157,15 +171,15 @@ int cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_devi
   return cudaMemcpyAsync(to, from, size, kDeviceToDevice, stream);
 }
 
-int cudaStreamCreate(Stream** made) {
+int cudaStreamCreateWithFlags(Stream** made, unsigned flags) {
   EMULATION_ENTER();
-  *made = create_stream();
+  constexpr unsigned kNonBlocking = 1;
+  if (flags > kNonBlocking) return note(kInvalidValue);
+  *made = create_stream(flags != kNonBlocking);
   return kSuccess;
 }
 
-int cudaStreamCreateWithFlags(Stream** made, unsigned flags) {
-  return flags > 1 ? note(kInvalidValue) : cudaStreamCreate(made);
-}
+int cudaStreamCreate(Stream** made) { return cudaStreamCreateWithFlags(made, 0); }
 
 int cudaStreamDestroy(Stream* stream) {
   EMULATION_ENTER();
@@ -175,7 +189,9 @@ int cudaStreamDestroy(Stream* stream) {
 int cudaStreamSynchronize(Stream* stream) {
   EMULATION_ENTER();
   if (!is_stream(stream)) return note(kInvalidHandle);
-  return note(is_capturing(stream) ? kCaptureUnsupported : finish());
+  if (is_capturing(stream)) return note(spoil(stream, kCaptureUnsupported));
+  if (const int code = check_legacy(stream)) return note(code);
+  return note(finish());
 }
 
 int cudaStreamWaitEvent(Stream* stream, Event* event, unsigned) {
@@ -183,15 +199,16 @@ int cudaStreamWaitEvent(Stream* stream, Event* event, unsigned) {
   return note(is_stream(stream) && events.count(event) ? kSuccess : kInvalidHandle);
 }
 
-int cudaStreamBeginCapture(Stream* stream, int) {
+int cudaStreamBeginCapture(Stream* stream, int mode) {
   EMULATION_ENTER();
-  return note(begin_capture(stream));
+  return note(begin_capture(stream, mode));
 }
 
 int cudaStreamEndCapture(Stream* stream, Graph** graph) {
   EMULATION_ENTER();
   const int code = end_capture(stream, graph);
   if (!code) graphs.insert(*graph);
+  if (!code && settings().trace) std::fprintf(stderr, "CUDA emulation: captured %zu\n", (*graph)->work.size());
   return note(code);
 }
 
@@ -205,6 +222,7 @@ int cudaGraphInstantiate(Graph** made, Graph* graph, unsigned long long) {
 int cudaGraphLaunch(Graph* instance, Stream* stream) {
   EMULATION_ENTER();
   if (!instances.count(instance)) return note(kInvalidValue);
+  if (settings().trace) std::fprintf(stderr, "CUDA emulation: a graph of %zu\n", instance->work.size());
   for (const Work& work : instance->work)
     if (const int code = submit(stream, work)) return note(code);
   return kSuccess;

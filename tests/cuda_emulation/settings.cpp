@@ -40,6 +40,7 @@ Settings read() {
   made.workers = std::max(1, std::atoi(setting("CUDA_EMULATION_THREADS", std::to_string(cores).c_str())));
   made.order = setting("CUDA_EMULATION_ORDER", "forward");
   made.trace = std::strcmp(setting("CUDA_EMULATION_TRACE", "0"), "1") == 0;
+  made.disturb = std::strcmp(setting("CUDA_EMULATION_DISTURB", "0"), "1") == 0;
   made.shared_bytes_opt_in = opt_in_bytes(made.major * 10 + made.minor);
   made.multiprocessors = 8;
   return made;
@@ -71,6 +72,8 @@ constexpr Named kNames[] = {
     {kNotSupported, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {kCaptureInvalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error"},
+    {kCaptureImplicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capture"},
+    {kCaptureWrongThread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a capture from another thread"},
 };
 
 }  // namespace

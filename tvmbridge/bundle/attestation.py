@@ -85,7 +85,7 @@ def render_sbom(manifest: Manifest, tools: Mapping[str, str]) -> bytes:
 
 
 def _describe_target(variant: VariantEntry) -> dict[str, Any]:
-    names = ("name", "kind", "triple", "cpu", "features", "cores", "architectures", "precision")
+    names = ("name", "kind", "triple", "cpu", "features", "cores", "architectures", "precision", "cuda_graphs")
     return {name: getattr(variant, name) for name in names}
 
 

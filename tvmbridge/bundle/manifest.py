@@ -19,6 +19,7 @@ VERSION = 2
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "signature.json"  # from version 2 on; the one member that the manifest does not list
 LOG_NAME = "tuning.jsonl"
+WITHOUT_GRAPHS = "main_without_graphs"  # main of a library with CUDA graphs, each kernel launched by itself
 ATTACHMENT_FOLDER = "attachments/"
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
@@ -102,6 +103,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     emulated: whether it was verified and measured under emulation: the latency is then no machine's.
     gpu: what its GPU code takes, and what compiled it; None where it has none.
     precision: "float16": products multiply float16, whatever the model says; see docs/targets-yaml.md.
+    cuda_graphs: whether its kernels are launched in CUDA graphs, which loading it captures.
     """
 
     name: str
@@ -124,6 +126,7 @@ class VariantEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_us: float | None = None
     emulated: bool = False
     precision: Literal["float32", "float16"] = "float32"
+    cuda_graphs: bool = False
     gpu: GpuFacts | None = None
 
 

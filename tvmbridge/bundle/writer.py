@@ -132,6 +132,7 @@ def _describe_variant(variant: BuiltVariant, contents: dict[str, Content]) -> Va
         latency_us=variant.latency_us,
         emulated=variant.emulated,
         precision=target.precision,
+        cuda_graphs=target.cuda_graphs,
         gpu=variant.gpu.facts if variant.gpu is not None else None,
     )
 

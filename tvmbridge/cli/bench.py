@@ -14,6 +14,7 @@ from tvmbridge.cli.bench_bundle import bench_bundle, bench_elsewhere, is_bundle,
 from tvmbridge.cli.gates import Percent, junit_option
 from tvmbridge.cli.isolation import isolate_options
 from tvmbridge.cli.options import (
+    device_option,
     import_model,
     json_option,
     model_options,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tvmbridge.verify.latency import Latency
 
 _OF_A_MODEL = ("shapes", "dims", "target", "targets_file", "log", "per_kernel")
-_OF_A_BUNDLE = ("against", "max_regression", "junit", "variant", "rpc")
+_OF_A_BUNDLE = ("against", "max_regression", "junit", "variant", "device", "rpc")
 
 
 @click.command("bench")
@@ -50,6 +51,7 @@ _OF_A_BUNDLE = ("against", "max_regression", "junit", "variant", "rpc")
 @click.option("--max-regression", type=Percent(), metavar="5%", help="Exit with 1 where it takes that much longer.")
 @junit_option
 @click.option("--variant", help="Of a bundle: this variant; default: the one that fits this machine best.")
+@device_option
 @rpc_option
 @json_option
 @isolate_options
@@ -63,6 +65,7 @@ def bench_command(
     max_regression: float | None,
     junit: str | None,
     variant: str | None,
+    device: str | None,
     rpc: str | None,
     as_json: bool,
     **of_a_model: Any,
@@ -78,10 +81,11 @@ def bench_command(
     tvmbridge bench model.onnx --shape x=1x3x224x224 --threads 1 --per-kernel
     tvmbridge bench model.tvmb --threads 2 --against model.onnx --json
     tvmbridge bench model.tvmb --rpc 127.0.0.1:9190/rpi4
+    tvmbridge bench model.tvmb --device cuda:1
     tvmbridge bench new.tvmb --against deployed.tvmb --max-regression 5% --junit bench.xml
     """
     given = {name for name, value in of_a_model.items() if value}
-    of_a_bundle = {"against": against, "max_regression": max_regression, "junit": junit, "variant": variant, "rpc": rpc}
+    of_a_bundle = dict(zip(_OF_A_BUNDLE, (against, max_regression, junit, variant, device, rpc), strict=True))
     given |= {name for name, value in of_a_bundle.items() if value is not None}
     if is_bundle(model):
         _refuse_options(given, _OF_A_MODEL, "an ONNX model, not of a bundle")
@@ -90,6 +94,8 @@ def bench_command(
         if rpc is not None:
             if against is not None:
                 raise click.UsageError("--against is timed on this machine: leave it or --rpc out")
+            if device is not None:
+                raise click.UsageError("--device is one of this machine: leave it or --rpc out")
             place = resolve_rpc(rpc)
             assert place is not None
             return bench_elsewhere(
@@ -103,6 +109,7 @@ def bench_command(
             junit=junit,
             seconds=seconds,
             variant=variant,
+            device=device,
             threads=threads,
             seed=seed,
             as_json=as_json,

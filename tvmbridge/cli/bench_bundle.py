@@ -44,6 +44,7 @@ def bench_bundle(
     junit: str | None,
     seconds: float,
     variant: str | None,
+    device: str | None,
     threads: int | None,
     seed: int,
     as_json: bool,
@@ -56,22 +57,23 @@ def bench_bundle(
     if junit is not None:
         refuse_replacing(junit, bundle, against, inputs)
     started = time.perf_counter()
-    with load(bundle, threads=threads, variant=variant) as session:
+    with load(bundle, threads=threads, variant=variant, device=device) as session:
         load_s = time.perf_counter() - started
         signature = ModelSignature(session.inputs, session.outputs)
         model = against if against is not None and not is_bundle(against) else None
         feeds = read_inputs(inputs, signature) if inputs else random_inputs(model, signature, seed=seed)
-        with _other(against, session) as (other, name):
+        with _other(against, session, device) as (other, name):
             reference = None if other is None else lambda: other(feeds)
             latency = measure_latency(lambda: session.run(feeds), reference, seconds=seconds)
-        used, used_threads = session.variant, session.threads
+        used, used_threads, used_device = session.variant, session.threads, session.device
     slower = _judge(latency, name, max_regression)
     if junit is not None:
         case = Case(f"latency of {used}", time.perf_counter() - started, failure=slower)
         write_junit(junit, "tvmbridge bench", [case])
     if as_json:
-        described = {"variant": used, "threads": used_threads, "load_s": load_s, **dataclasses.asdict(latency)}
-        print_json({**described, "against": name or None, "max_regression": max_regression, "passed": slower is None})
+        described = {"variant": used, "device": used_device, "threads": used_threads, "load_s": load_s}
+        judged = {"against": name or None, "max_regression": max_regression, "passed": slower is None}
+        print_json({**described, **dataclasses.asdict(latency), **judged})
     else:
         columns, row = latency_columns(used, used_threads, latency, name)
         print_table([*columns, "load"], [[*row, show_us(load_s * 1e6)]])
@@ -112,14 +114,14 @@ def bench_elsewhere(
 
 
 @contextmanager
-def _other(path: str | None, session: Session) -> Iterator[tuple[Call | None, str]]:
-    """What to time beside the session: a function of the inputs, and what to call it."""
+def _other(path: str | None, session: Session, device: str | None) -> Iterator[tuple[Call | None, str]]:
+    """What to time beside the session: a function of the inputs, and what to call it. device: that was asked for."""
     if path is None:
         yield None, ""
     elif is_bundle(path):
         from tvmbridge.runtime import load
 
-        with load(path, threads=session.threads) as old:
+        with load(path, threads=session.threads, device=device) as old:
             if _types(old) != _types(session):
                 raise ArtifactError(
                     f"{path}: takes or gives other arrays: {_listed(old)}, not {_listed(session)}",

@@ -72,6 +72,7 @@ def target_of_variant(entry: VariantEntry, records: bytes | None) -> Target:
         cores=entry.cores,
         architectures=entry.architectures,
         precision=entry.precision,
+        cuda_graphs=entry.cuda_graphs,
     )
     if records is None:
         return target

@@ -12,6 +12,7 @@ from tvmbridge.cli.output import print_json, print_table, show_latency
 from tvmbridge.version import __version__
 
 if TYPE_CHECKING:
+    from tvmbridge.bundle import VariantEntry
     from tvmbridge.bundle.gpu_code import GpuFacts
     from tvmbridge.host import Tool
     from tvmbridge.targets import Target
@@ -52,7 +53,7 @@ def inspect_command(bundle: str, as_json: bool) -> int:
         rows.append(
             [
                 variant.name,
-                _hardware(variant.kind, variant.cpu, *variant.architectures, precision=variant.precision),
+                _hardware(variant, variant.cpu),
                 str(variant.cores),
                 f"{variant.tuned_kernels} of {variant.kernels}",
                 f"{accuracy.max_relative:.1e} relative" if accuracy else "not run there",
@@ -119,7 +120,7 @@ def targets_command(targets_file: str | None, names: tuple[str, ...], as_json: b
     rows = [
         [
             target.name,
-            _hardware(target.kind, *target.architectures, precision=target.precision),
+            _hardware(target),
             " ".join([target.cpu, *target.features]),
             str(target.cores),
             _show_measure(target),
@@ -173,9 +174,11 @@ def doctor_command(as_json: bool) -> int:
     return 1 if broken else 0
 
 
-def _hardware(*parts: str, precision: str) -> str:
-    """What code is for, in one line; that it computes in float32 goes without saying."""
-    return " ".join([*parts, *([precision] if precision != "float32" else [])])
+def _hardware(made_for: Target | VariantEntry, *cpu: str) -> str:
+    """What code is for, in one line; what a target is where it says nothing goes without saying."""
+    parts = [made_for.kind, *cpu, *made_for.architectures]
+    parts += [made_for.precision] if made_for.precision != "float32" else []
+    return " ".join([*parts, *(["graphs"] if made_for.cuda_graphs else [])])
 
 
 def _describe_tool(tool: Tool) -> dict[str, Any]:

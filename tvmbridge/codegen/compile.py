@@ -36,10 +36,15 @@ def generate_code(
     library: Path,
     link_objects: Callable[[str, list[str]], None],
     instruments: Sequence[PassInstrument] = (),
+    *,
+    with_graphs: bool = False,
 ) -> None:
-    """Run TVM's code generation and hand its object files to `link_objects(output, objects)`."""
+    """Run TVM's code generation and hand its object files to `link_objects(output, objects)`.
+
+    with_graphs: for CUDA: launch kernels in CUDA graphs where that can be.
+    """
     try:
-        executable = machine_code(module, target, instruments)
+        executable = machine_code(module, target, instruments, with_graphs=with_graphs)
         with tempfile.TemporaryDirectory(prefix="tvmbridge-") as workspace:
             executable.export_library(
                 str(library),

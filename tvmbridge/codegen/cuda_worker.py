@@ -62,6 +62,7 @@ def generate_cuda(
         library,
         lambda output, objects: link(linker, objects, output),
         [launch_reader(functions)],
+        with_graphs=target.cuda_graphs,
     )
     code = parse_ptxas("\n".join(said))
     return tuple(msgspec.structs.replace(f, code=code.get(f.name, ())) for f in functions)

@@ -10,23 +10,33 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_generic
 from tvm.relax.backend.cuda import pipeline as cuda
 
 from tvmbridge.lowering.branch_storage import branch_storage
+from tvmbridge.lowering.cuda_graphs import cuda_graphs
 from tvmbridge.lowering.early_vectors import early_vectors
+from tvmbridge.lowering.graph_workspaces import graph_workspaces
 from tvmbridge.lowering.vector_math import vector_math
 
 _DONE = frozenset({"AnnotateTIROpPattern", "FoldConstant", "FuseOps", "FuseTIR"})
 
 
 def machine_code(
-    module: tvm.IRModule, target: tvm.target.Target, instruments: Sequence[PassInstrument] = ()
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    instruments: Sequence[PassInstrument] = (),
+    *,
+    with_graphs: bool = False,
 ) -> tvm.runtime.Executable:
-    """Compile a module, with TVM's passes under these instruments; raises what TVM raises."""
+    """Compile a module, with TVM's passes under these instruments; raises what TVM raises.
+
+    with_graphs: for CUDA: launch kernels in CUDA graphs where that can be.
+    """
     # LLVM finds common subexpressions too; TVM's own search for them takes a tenth of a trial's compilation.
     config = {"tirx.disable_cse_tir": True}
     with tvm.transform.PassContext(opt_level=3, config=config, instruments=list(instruments)):
-        return tvm.compile(early_vectors(vector_math(module, target)), target=target, relax_pipeline=_pipeline(target))
+        pipeline = relax_pipeline(target, with_graphs=with_graphs)
+        return tvm.compile(early_vectors(vector_math(module, target)), target=target, relax_pipeline=pipeline)
 
 
-def _pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
+def relax_pipeline(target: tvm.target.Target, *, with_graphs: bool) -> tvm.transform.Pass:
     """TVM's own, with what its memory planner needs after it, and without fusing once more what `lower` has fused.
 
     Left to legalize are sorting and its kin, and reshapes: these become copies, which would be fused into kernels
@@ -37,9 +47,12 @@ def _pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
         *backend.library_dispatch_passes(target),
         *(each for each in backend.legalize_passes(target) if each.info.name not in _DONE),
         *backend.dataflow_lower_passes(target),
+        *([graph_workspaces] if with_graphs else []),
     ]
     for each in backend.finalize_passes(target):
-        passes += [each, branch_storage] if each.info.name == "StaticPlanBlockMemory" else [each]
+        passes.append(each)
+        if each.info.name == "StaticPlanBlockMemory":
+            passes += [branch_storage, *([cuda_graphs] if with_graphs else [])]
 
     @tvm.transform.module_pass(opt_level=0, name="with_target")
     def run(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:

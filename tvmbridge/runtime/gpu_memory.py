@@ -16,6 +16,7 @@ import tvm_ffi
 from tvmbridge.bundle.dtypes import numpy_dtype, storage
 from tvmbridge.errors import InputError
 from tvmbridge.runtime.feeds import require_in_range
+from tvmbridge.runtime.gpu_turns import GPU_TURNS
 from tvmbridge.runtime.memory import CUDA_TYPE, allocate_on_device, fixed_shape
 from tvmbridge.runtime.tensors import ALIGNMENT_BYTES, Array, require_shape, view_as
 from tvmbridge.signature import ModelSignature, TensorSpec
@@ -113,6 +114,10 @@ class GpuInputs:
             return None
         if (kind, index) != self._device:
             raise InputError(f"input {spec.name!r}: lies on cuda:{index}, the session runs on cuda:{self._device[1]}")
+        with GPU_TURNS:
+            return self._import(spec, value)
+
+    def _import(self, spec: TensorSpec, value: Any) -> tvm_ffi.Tensor:
         try:
             tensor = tvm_ffi.from_dlpack(_Capsule(value.__dlpack__(stream=_LEGACY_STREAM)))
         except Exception as exc:  # what a library of arrays says to this may be anything

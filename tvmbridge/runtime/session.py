@@ -187,9 +187,11 @@ def _start_session(
             weights=weights,
             device=HOST if device.kind == "cpu" else (CUDA_TYPE, device.number),
             threads=count,
+            cuda_graphs=variant.cuda_graphs,
         )
     except Exception as exc:  # TVM raises its own errors for what is no model library, and for a device that fails
         if device.kind == "cuda":
             never_free(exc, module)
-        raise ArtifactError(f"{bundle.path}: variant {variant.name} does not start: {reason(exc)}") from exc
+        what = f"{bundle.path}: variant {variant.name} does not start: {reason(exc)}"
+        raise ArtifactError(what, hint=exc.hint if isinstance(exc, TvmBridgeError) else None) from exc
     return Session(bundle.manifest, variant, executable, count, device)

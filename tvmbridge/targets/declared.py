@@ -37,10 +37,10 @@ RPC_KEY_PATTERN = r"[!-~]{1,100}"
 
 _ANY_KIND = ("cores", "measure", "budget")
 KEYS: dict[str, tuple[str, ...]] = {
-    "preset": ("preset", "precision", *_ANY_KIND),
+    "preset": ("preset", "precision", "cuda_graphs", *_ANY_KIND),
     "x86": ("kind", "cpu", "features", *_ANY_KIND),
     "arm": ("kind", "cpu", "features", *_ANY_KIND),
-    "cuda": ("kind", "architectures", "precision", "host", "features", *_ANY_KIND),
+    "cuda": ("kind", "architectures", "precision", "cuda_graphs", "host", "features", *_ANY_KIND),
 }
 
 
@@ -120,8 +120,8 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
         )
     entry = _mapping(value, place, None)
     form = _form(entry, place)
-    if "precision" in entry and form in ("x86", "arm"):
-        raise _no_precision(place)
+    if form in ("x86", "arm"):
+        _refuse_cuda_keys(entry, place)
     _check_keys(entry, place, KEYS[form])
     if form == "preset":
         with _placed(place.at("preset")):
@@ -129,7 +129,10 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
             base = target_of_preset(preset, this_host(False) if preset.strip() == "native" else None)
     else:
         base = _target_of_kind(entry, place, this_host)
-    precision = _precision(entry["precision"], base, place) if "precision" in entry else base.precision
+    if base.kind != "cuda":
+        _refuse_cuda_keys(entry, place)
+    precision = _precision(entry["precision"], place.at("precision")) if "precision" in entry else base.precision
+    graphs = _truth(entry["cuda_graphs"], place.at("cuda_graphs")) if "cuda_graphs" in entry else base.cuda_graphs
     cores = _whole(entry["cores"], place.at("cores"), 1, MAX_CORES) if "cores" in entry else base.cores
     measure = _measure(entry["measure"], place.at("measure")) if "measure" in entry else base.measure
     budget = _budget(entry["budget"], place.at("budget")) if "budget" in entry else None
@@ -139,6 +142,7 @@ def _target(name: str, value: Value, parent: Place, this_host: Callable[[bool], 
         name=name,
         cores=cores,
         precision=precision,
+        cuda_graphs=graphs,
         measure=measure,
         budget=budget,
         hardware=hardware,
@@ -183,10 +187,7 @@ def _target_of_kind(entry: dict[str, Value], place: Place, this_host: Callable[[
     return Target("", checked, cpu.triple, cpu.cpu, cpu.features, DEFAULT_CORES, architectures=architectures)
 
 
-def _precision(value: Value, base: Target, parent: Place) -> Precision:
-    if base.kind != "cuda":
-        raise _no_precision(parent)
-    place = parent.at("precision")
+def _precision(value: Value, place: Place) -> Precision:
     text = _text(value, place)
     if text == "float32":
         return "float32"
@@ -197,10 +198,13 @@ def _precision(value: Value, base: Target, parent: Place) -> Precision:
     )
 
 
-def _no_precision(parent: Place) -> TargetError:
-    return parent.at("precision").error(
-        "only a cuda target has one: code for CPUs computes in the types of the model", hint="take it away"
-    )
+def _refuse_cuda_keys(entry: dict[str, Value], parent: Place) -> None:
+    """Raise where a target for a CPU has what only one for GPUs may have."""
+    if "precision" in entry:
+        problem = "only a cuda target has one: code for CPUs computes in the types of the model"
+        raise parent.at("precision").error(problem, hint="take it away")
+    if "cuda_graphs" in entry:
+        raise parent.at("cuda_graphs").error("only a cuda target has them", hint="take it away")
 
 
 def _measure(value: Value, place: Place) -> Measure:
@@ -221,10 +225,8 @@ def _measure(value: Value, place: Place) -> Measure:
             raise rpc_place.at("key").error(
                 f"{shown(key)} is no RPC key", hint="1 to 100 characters, none of them a space"
             )
-        emulated = rpc.get("emulated", "false")
-        if emulated not in ("true", "false"):
-            raise rpc_place.at("emulated").error(f"expected true or false, found {_described(emulated)}")
-        return RpcMeasure(tracker=tracker, key=key, emulated=emulated == "true")
+        emulated = _truth(rpc.get("emulated", "false"), rpc_place.at("emulated"))
+        return RpcMeasure(tracker=tracker, key=key, emulated=emulated)
     text = _text(value, place)
     if text == "local":
         return "local"
@@ -251,7 +253,7 @@ def _hardware(target: Target, measure: Measure, this_host: Callable[[bool], Host
         return None, False
     host = this_host(target.kind == "cuda")
     if target.kind == "cuda":
-        return (host.gpus[0].name, host.emulated or host.gpus[0].emulated) if host.gpus else (None, False)
+        return (host.gpus[0].hardware, host.emulated or host.gpus[0].emulated) if host.gpus else (None, False)
     return (host.cpu_model, host.emulated) if host.machine == target.machine else (None, False)
 
 
@@ -292,6 +294,12 @@ def _texts(value: Value, place: Place) -> list[str]:
     if not isinstance(value, list):
         raise place.error(f"expected a list, found {_described(value)}", hint="[…, …]")
     return [_text(item, place.at(index)) for index, item in enumerate(value)]
+
+
+def _truth(value: Value, place: Place) -> bool:
+    if value not in ("true", "false"):
+        raise place.error(f"expected true or false, found {_described(value)}")
+    return value == "true"
 
 
 def _whole(value: Value, place: Place, least: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Targets from one word: native, x86, x86:CPU, x86-64-v3, arm, arm:CPU, cuda:sm_80,sm_90, cuda:sm_80,float16."""
+"""Targets from one word: native, x86, x86:CPU, x86-64-v3, arm, arm:CPU, cuda:sm_80,sm_90, cuda:sm_80,float16,graphs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ DEFAULT_CPU = {"x86_64": "x86-64-v3", "aarch64": "generic"}
 DEFAULT_CORES = 4
 DEFAULT_CUDA_HOST = "x86-64-v3"
 CUDA_ARCHITECTURES = tuple(GPU_ARCHITECTURES)
-PRESET_FORMS = "native, x86, x86:CPU, x86-64-v2, x86-64-v3, x86-64-v4, arm, arm:CPU, cuda:sm_NN[,sm_NN…][,float16]"
+PRESET_FORMS = (
+    "native, x86, x86:CPU, x86-64-v2, x86-64-v3, x86-64-v4, arm, arm:CPU, cuda:sm_NN[,sm_NN…][,float16][,graphs]"
+)
 
 _MACHINES = {"x86": "x86_64", "arm": "aarch64"}
 _X86_LEVELS = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
@@ -77,6 +79,8 @@ def target_of_preset(text: str, host: Host | None) -> Target:
     kind, _, rest = preset.partition(":")
     if kind == "cuda":
         parts = [part.strip() for part in rest.split(",")] if rest.strip() else []
+        graphs = parts[-1:] == ["graphs"]
+        parts = parts[:-1] if graphs else parts
         precision: Precision = "float16" if parts[-1:] == ["float16"] else "float32"
         architectures = check_architectures(parts[:-1] if precision == "float16" else parts)
         cpu = parse_cpu(DEFAULT_CUDA_HOST, host)
@@ -89,6 +93,7 @@ def target_of_preset(text: str, host: Host | None) -> Target:
             DEFAULT_CORES,
             architectures=architectures,
             precision=precision,
+            cuda_graphs=graphs,
         )
     if preset == "native":
         here = host or detect_host()

@@ -77,6 +77,11 @@ def _properties(form: str) -> dict[str, Any]:
             "default": "float32",
             "description": "Of a cuda target. float16: products of float16, sums in float32.",
         },
+        "cuda_graphs": {
+            "type": "boolean",
+            "default": False,
+            "description": "Of a cuda target: whether kernels are launched in CUDA graphs.",
+        },
         "host": {
             "type": "string",
             "pattern": "^(native|(x86|arm)(:.+)?|x86-64(-v[234])?)$",

@@ -40,6 +40,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architectures: of a cuda target: ("sm_80", "sm_90"), by number; empty for the others.
     precision: "float32": everything is computed in the types that the model says. "float16", of cuda targets only:
     products multiply float16 and add float32, and what lies between kernels is float16 where that is safe.
+    cuda_graphs: of a cuda target: whether kernels are launched in CUDA graphs, which no kernel's own time depends on.
     measure: where candidates are timed while tuning.
     budget: of tuning; None where the caller decides.
     hardware: what the measurements are taken on (CPU or GPU model, or the RPC key); None if nothing is measured.
@@ -54,6 +55,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: int
     architectures: tuple[str, ...] = ()
     precision: Precision = "float32"
+    cuda_graphs: bool = False
     measure: Measure = "none"
     budget: Budget | None = None
     hardware: str | None = None

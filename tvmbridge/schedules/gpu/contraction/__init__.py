@@ -12,7 +12,7 @@ import tvm
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
-from tvmbridge.schedules.gpu.contraction.costs import estimate, sensible_splits
+from tvmbridge.schedules.gpu.contraction.costs import ISSUED_LANES, estimate, sensible_splits
 from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel, sum_dtype
 from tvmbridge.schedules.gpu.contraction.register_tiles import RegisterTile, RegisterTiles
@@ -21,6 +21,7 @@ from tvmbridge.schedules.loops.emit import with_body
 from tvmbridge.schedules.loops.tail import reads_each_once
 from tvmbridge.schedules.reading.product import Product, read_product
 from tvmbridge.targets import Target
+from tvmbridge.targets.gpu_architectures import GpuLimits, smallest_limits
 
 _DTYPES = ("float16", "float32", "float64", "int32", "int64")
 # (rows, columns, rows of a thread, columns of a thread)
@@ -107,21 +108,23 @@ def _config(tile: RegisterTile, splits: int) -> Config:
     return {**dataclasses.asdict(tile), "splits": splits}
 
 
-def _guess(kernel: Kernel, _target: Target) -> Config:
+def _guess(kernel: Kernel, target: Target) -> Config:
     product = read_fitting(kernel)
-    return _config(*min(_candidates(kernel), key=lambda candidate: _estimate(product, *candidate)))
+    limits = smallest_limits(target.architectures)
+    return _config(*min(_candidates(kernel), key=lambda candidate: _estimate(product, limits, *candidate)))
 
 
-def _estimate(product: Product, tile: RegisterTile, splits: int) -> float:
+def _estimate(product: Product, limits: GpuLimits, tile: RegisterTile, splits: int) -> float:
     return estimate(
         product,
+        limits,
         rows=tile.rows,
         columns=tile.columns,
         steps=cut_depth(product.main.reduction, tile.depth).steps,
         splits=splits,
         threads=tile.threads,
         registers=_registers(tile),
-        step_cycles=_step_cycles(tile),
+        step_cycles=_step_cycles(tile, limits.float32_lanes),
         step_bytes=(tile.rows + tile.columns) * tile.depth * tvm.DataType(str(product.left.ty.dtype)).bits // 8,
     )
 
@@ -133,11 +136,16 @@ def _registers(tile: RegisterTile) -> int:
     return sums + waiting + 2 * (tile.thread_rows + tile.thread_columns) + _INDEX_REGISTERS
 
 
-def _step_cycles(tile: RegisterTile) -> float:
-    """Instructions of a step of a block, as cycles of a multiprocessor that issues 128 lanes a cycle."""
+def _step_cycles(tile: RegisterTile, lanes: int) -> float:
+    """Cycles of a multiprocessor for a step of a block: of issuing its instructions, or of its multiply-adds.
+
+    lanes: multiply-adds of a cycle.
+    """
+    multiply_adds = tile.rows * tile.columns * tile.depth
     of_term = tile.thread_rows * tile.thread_columns + (tile.thread_rows + tile.thread_columns) / 4 + 2
     loaded = (tile.rows + tile.columns) * tile.depth / tile.threads
-    return tile.threads * (tile.depth / tile.slices * of_term + 3 * loaded) / 128
+    issued = tile.threads * (tile.depth / tile.slices * of_term + 3 * loaded)
+    return max(issued / ISSUED_LANES, multiply_adds / lanes)
 
 
 def _configs(kernel: Kernel, _target: Target) -> list[Config]:

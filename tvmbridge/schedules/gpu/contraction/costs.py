@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 
 from tvmbridge.schedules.reading.product import Product
+from tvmbridge.targets.gpu_architectures import GpuLimits
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
-# Of a data-centre GPU of the last generations, whose number of multiprocessors no architecture fixes (A100: 108, H100:
-# 132, L4: 58; NVIDIA's data sheets). The limits of a multiprocessor are those of the CUDA C++ Programming Guide.
-_PROCESSORS = 108
-_RESIDENT_THREADS, _RESIDENT_BLOCKS, _REGISTERS = 2048, 16, 65536
-_LANES = 128  # that a multiprocessor executes at once
+ISSUED_LANES = 128  # that a multiprocessor issues instructions for at once
 _LATENCY = 500  # cycles from a load of global memory to its use, and two barriers
-_BYTES_PER_CYCLE = 1000.0  # of global memory
 _CACHED_BYTES_PER_CYCLE = 2500.0  # of the second-level cache
 _LAUNCH = 3000  # cycles that one more kernel costs
 
@@ -26,6 +22,7 @@ def sensible_splits(steps: int) -> list[int]:
 
 def estimate(
     product: Product,
+    limits: GpuLimits,
     *,
     rows: int,
     columns: int,
@@ -36,20 +33,23 @@ def estimate(
     step_cycles: float,
     step_bytes: int,
 ) -> float:
-    """Cycles that the product takes.
+    """Cycles that the product takes on a device of these limits, the largest of its architecture.
+
+    A smaller one gets more splits than it needs, which costs less than idle multiprocessors would.
 
     rows, columns: of a block's tile. steps: of the depth. splits: parts that these are dealt out to. threads: of a
     block. registers: of a thread. step_cycles: what one step of a block takes of a multiprocessor all its own.
     step_bytes: what it loads.
     """
     blocks = product.repeats * -(-product.rows // rows) * -(-product.columns // columns) * splits
-    resident = min(_RESIDENT_BLOCKS, _RESIDENT_THREADS // threads, max(1, _REGISTERS // (threads * registers)))
-    together = min(resident, -(-blocks // _PROCESSORS))
+    by_registers = max(1, limits.registers_per_sm // (threads * registers))
+    resident = min(limits.blocks_per_sm, limits.threads_per_sm // threads, by_registers)
+    together = min(resident, -(-blocks // limits.multiprocessors))
     per_block = -(-steps // splits)
     # Few threads use a part of the processor's lanes only; several blocks hide each other's latency.
-    alone = per_block * (step_cycles * max(1.0, _LANES / threads) + _LATENCY)
+    alone = per_block * (step_cycles * max(1.0, ISSUED_LANES / threads) + _LATENCY)
     wave = max(alone, together * per_block * step_cycles)
-    waves = math.ceil(blocks / (_PROCESSORS * together))
+    waves = math.ceil(blocks / (limits.multiprocessors * together))
     moved = product.repeats * product.rows * product.columns * 4 * (2 * splits if splits > 1 else 1)
     busy = max(waves * wave, blocks * per_block * step_bytes / _CACHED_BYTES_PER_CYCLE)
-    return busy + moved / _BYTES_PER_CYCLE + (_LAUNCH if splits > 1 else 0)
+    return busy + moved / limits.memory_bytes_per_cycle + (_LAUNCH if splits > 1 else 0)

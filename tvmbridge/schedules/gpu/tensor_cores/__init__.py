@@ -20,6 +20,7 @@ from tvmbridge.schedules.half_values import as_half
 from tvmbridge.schedules.loops.emit import with_body
 from tvmbridge.schedules.reading.product import Product
 from tvmbridge.targets import Target
+from tvmbridge.targets.gpu_architectures import GpuLimits, smallest_limits
 
 # (rows, columns, rows of a warp, columns of a warp)
 _TILES = (
@@ -80,14 +81,16 @@ def _is_sensible(tile: WarpTile, product: Product) -> bool:
     return not wasteful and (tile.depth < 2 * product.depth or tile.depth == SIDE)
 
 
-def _guess(kernel: Kernel, _target: Target) -> Config:
+def _guess(kernel: Kernel, target: Target) -> Config:
     product = read_fitting(kernel)
-    return _config(*min(_candidates(product), key=lambda candidate: _estimate(product, *candidate)))
+    limits = smallest_limits(target.architectures)
+    return _config(*min(_candidates(product), key=lambda candidate: _estimate(product, limits, *candidate)))
 
 
-def _estimate(product: Product, tile: WarpTile, splits: int) -> float:
+def _estimate(product: Product, limits: GpuLimits, tile: WarpTile, splits: int) -> float:
     return estimate(
         product,
+        limits,
         rows=tile.rows,
         columns=tile.columns,
         steps=cut_depth(product.main.reduction, tile.depth).steps,
