@@ -12,8 +12,10 @@ from tvm.s_tir.schedule import Trace
 
 from tvmbridge.lowering import Kernel
 from tvmbridge.schedules import Config, Scheduled, Template
+from tvmbridge.schedules.half_values import without_round_trips
 from tvmbridge.schedules.loops.differences import without_divided_differences
-from tvmbridge.schedules.trace import parse_trace, render_trace
+from tvmbridge.schedules.tensor_spaces import replay_tensor_trace
+from tvmbridge.schedules.trace import is_for_tensor_cores, parse_trace, render_trace
 from tvmbridge.targets import Target
 
 _MAX_LANES = 1024  # far above MetaSchedule's 64; LLVM takes minutes for vectors much longer
@@ -34,11 +36,16 @@ def replay(kernel: Kernel, target: Target, config: Config) -> Schedule:
     """The kernel's schedule after the config's trace; its function is called main. Raises as Template.schedule does."""
     if config.keys() != {"trace"} or not isinstance(config["trace"], str):
         raise ValueError("not the config of a trace")
-    trace = parse_trace(config["trace"], gpu=target.kind == "cuda")
+    text = config["trace"]
     # The module must hold the kernel's own function: one derived from it, as by with_attr, TVM would change in place,
     # and the kernel's with it.
-    schedule = Schedule(tvm.IRModule({"main": kernel.function}), debug_mask="none")
-    Trace.apply_json_to_schedule(trace, schedule)
+    module = tvm.IRModule({"main": kernel.function})
+    gpu = target.kind == "cuda"
+    if gpu and is_for_tensor_cores(text):
+        schedule = replay_tensor_trace(kernel, target, text, module)
+    else:
+        schedule = Schedule(module, debug_mask="none")
+        Trace.apply_json_to_schedule(parse_trace(text, gpu=gpu), schedule)
     _refuse_long_vectors(schedule.mod["main"])
     return schedule
 
@@ -54,8 +61,8 @@ def _refuse_long_vectors(function: tvm.tirx.PrimFunc) -> None:
 
 def _schedule(kernel: Kernel, target: Target, config: Config) -> Scheduled:
     schedule = replay(kernel, target, config)
-    function = without_divided_differences(schedule.mod["main"]).with_attr("tirx.is_scheduled", True)
-    return Scheduled(function, trace=schedule.trace)
+    function = without_round_trips(without_divided_differences(schedule.mod["main"]))
+    return Scheduled(function.with_attr("tirx.is_scheduled", True), trace=schedule.trace)
 
 
 def _guess(kernel: Kernel, _target: Target) -> Config:

@@ -9,9 +9,13 @@ library (`pragma_import_llvm`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from typing import Any
+
+from tvmbridge.schedules.index_maps import render_index_map
+from tvmbridge.schedules.tensor_intrinsics import tvm_name
 
 _MAX_UNROLL = 1024  # MetaSchedule's highest; the code grows with it
 _MAX_NUMBER = 1 << 31
@@ -73,17 +77,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     value = getattr(value, "value", value)  # of TVM's numbers
+    if isinstance(value, str):
+        return render_index_map(value) if value.startswith("{") else tvm_name(value)
     return int(value) if isinstance(value, bool) else value  # TVM writes either for a flag
 
 
 def parse_trace(text: str, *, gpu: bool) -> list[Any]:
     """The trace of a JSON text, as plain values that TVM can be given; ValueError says what is wrong with it."""
-    try:
-        steps, decisions = json.loads(text)
-        named = [(str(name), inputs, attributes, results) for name, inputs, attributes, results in steps]
-        decided = {int(index): value for index, value in decisions}
-    except (ValueError, TypeError, RecursionError) as exc:
-        raise ValueError(f"not a trace: {exc}") from exc
+    steps, decisions = _load(text)
+    named = [(str(name), inputs, attributes, results) for name, inputs, attributes, results in steps]
+    decided = dict(decisions)
     primitives, annotations = (_GPU_PRIMITIVES, _GPU_ANNOTATIONS) if gpu else (_PRIMITIVES, _ANNOTATIONS)
     kinds: dict[str, str] = {}
     for index, (name, inputs, attributes, results) in enumerate(named):
@@ -104,6 +107,36 @@ def parse_trace(text: str, *, gpu: bool) -> list[Any]:
     if decided:
         raise ValueError("not a trace: decisions of no step")
     return [steps, decisions]
+
+
+def is_for_tensor_cores(text: str) -> bool:
+    """Whether the trace multiplies on tensor cores, and so is `parse_decisions`' to read."""
+    return any(name == "Tensorize" for name, *_ in _load(text)[0])
+
+
+def parse_decisions(text: str) -> tuple[list[Any], dict[int, Any]]:
+    """Of a trace for tensor cores, the steps up to EnterPostproc, and what was sampled at each of them that samples.
+
+    The steps may be any: only what was sampled is checked, here and as `parse_trace` does.
+    """
+    steps, decisions = _load(text)
+    steps = list(itertools.takewhile(lambda step: step[0] != "EnterPostproc", steps))
+    decided = {index: value for index, value in decisions if 0 <= index < len(steps)}
+    for index, (name, *_) in enumerate(steps):
+        form = _PRIMITIVES.get(str(name), _Form())
+        if not _matches(form.decision, [decided[index]] if index in decided else [], None):
+            raise ValueError(f"step {index} of the trace: {name} does not sample this")
+    return steps, decided
+
+
+def _load(text: str) -> tuple[list[list[Any]], list[tuple[int, Any]]]:
+    """Steps of four parts, and decisions by the number of their step."""
+    try:
+        steps, decisions = json.loads(text)
+        parts = [[name, inputs, attributes, results] for name, inputs, attributes, results in steps]
+        return parts, [(int(index), value) for index, value in decisions]
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ValueError(f"not a trace: {exc}") from exc
 
 
 def _matches(pattern: str, operands: object, kinds: dict[str, str] | None) -> bool:

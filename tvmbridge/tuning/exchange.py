@@ -26,6 +26,7 @@ from tvmbridge.lowering import Kernel, lower
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import Config, recorded_templates
 from tvmbridge.schedules.metaschedule import TEMPLATE, workload
+from tvmbridge.schedules.tensor_intrinsics import with_tvm_names
 from tvmbridge.schedules.trace import render_trace
 from tvmbridge.targets import Target
 from tvmbridge.tuning.log import LogRecords, TrialRecord, TuningLog, read_log
@@ -100,7 +101,8 @@ def _export(record: TrialRecord, kernel: Kernel, target: Target, database: ms.da
     run_secs = [time_us * 1e-6 for time_us in record.times_us] or [_FAILED_S]
     kept = database.commit_workload(workload(kernel))
     arguments = ms.arg_info.ArgInfo.from_prim_func(kernel.function)
-    database.commit_tuning_record(ms.database.TuningRecord(trace, kept, run_secs, tvm_target(target), arguments))
+    stated = ms.database.TuningRecord(with_tvm_names(trace), kept, run_secs, tvm_target(target), arguments)
+    database.commit_tuning_record(stated)
     return None
 
 

@@ -18,6 +18,7 @@ from tvmbridge.lowering import Kernel, LoweredModel
 from tvmbridge.lowering.tvm_target import tvm_target
 from tvmbridge.schedules import fitting_templates
 from tvmbridge.schedules.metaschedule import TEMPLATE, replay, trace_config, workload
+from tvmbridge.schedules.tensor_spaces import SET, has_tensor_space, tensor_ways
 from tvmbridge.targets import Target
 from tvmbridge.tuning.lookup import LogRecords
 from tvmbridge.tuning.record import TrialRecord, render_config
@@ -135,7 +136,7 @@ class _Search:
             task.kernel, target, random.Random(f"{seed} {task.kernel.key}").randrange(1, 2**30)
         )
         self._workload = self._database.commit_workload(self._context.mod)
-        self._start()
+        self._start(target)
         self._resume(task, target)
 
     def propose(self, limit: int) -> list[Candidate]:
@@ -152,10 +153,12 @@ class _Search:
         measured = [(self._proposed.pop(c.key), _run_secs(r)) for c, r in results if c.key in self._proposed]
         self._take_in(measured)
 
-    def _start(self) -> None:
+    def _start(self, target: Target) -> None:
         """Find the ways to schedule the kernel; none where MetaSchedule has no answer to it."""
         try:
-            spaces = self._context.generate_design_space()
+            spaces = [*self._context.generate_design_space()]
+            if has_tensor_space(self._kernel, target):
+                spaces += tensor_ways(self._kernel, target, self._context.mod)
             self._context.pre_tuning(1 << 30, _BATCH, spaces, self._database, self._cost_model)
         except Exception as exc:  # its rules raise many kinds on kernels that they were not written for
             if is_interrupt(exc):
@@ -222,10 +225,9 @@ def _run_secs(record: TrialRecord) -> list[float] | None:
 
 def _make_context(kernel: Kernel, target: Target, seed: int) -> ms.TuneContext:
     """A tuning context for one kernel, of one thread: with more, the same seed would not search the same way."""
-    # Without TVM's rules for tensor instructions, which take integers and half floats only: declaring these takes 16 s
-    # in every process, and `ms.TuneContext(...)` declares them all.
     rules = "cuda" if target.kind == "cuda" else "llvm"
-    space = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=rules, mutator_probs=rules)
+    after = SET if has_tensor_space(kernel, target) else rules
+    space = ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=after, mutator_probs=after)
     strategy = ms.search_strategy.EvolutionarySearch(
         population_size=_POPULATION, init_min_unmeasured=_RANDOM_POPULATION, genetic_num_iters=_GENERATIONS
     )

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 
 import tvm
-from tvm import tirx
 
 from tvmbridge.lowering import Kernel
+from tvmbridge.lowering.precision import HALF
 from tvmbridge.schedules import Config, Scheduled, Template
 from tvmbridge.schedules.gpu.contraction import fitting_product, read_fitting
 from tvmbridge.schedules.gpu.contraction.costs import estimate, sensible_splits
@@ -16,8 +16,8 @@ from tvmbridge.schedules.gpu.contraction.depth import cut_depth
 from tvmbridge.schedules.gpu.contraction.kernel import ProductKernel
 from tvmbridge.schedules.gpu.launch import SHARED_BYTES, WARP
 from tvmbridge.schedules.gpu.tensor_cores.fragments import PADDING, SIDE, Fragments, WarpTile
+from tvmbridge.schedules.half_values import as_half
 from tvmbridge.schedules.loops.emit import with_body
-from tvmbridge.schedules.loops.expressions import constant, is_choice
 from tvmbridge.schedules.reading.product import Product
 from tvmbridge.targets import Target
 from tvmbridge.targets.gpu_architectures import GpuLimits, smallest_limits
@@ -42,15 +42,8 @@ _REGISTERS = 64  # of a thread besides its sums
 
 
 def _half(value: tvm.ir.Expr) -> tvm.ir.Expr | None:
-    """The float16 expression that the factor is, or is the float32 of; None where it is neither.
-
-    Inside of a border of zeros, the factor is a choice between the float32 of an element and 0.
-    """
-    if is_choice(value) and constant(value.args[2]) == 0:
-        inside = _half(value.args[1])
-        return None if inside is None else tirx.if_then_else(value.args[0], inside, tirx.const(0, "float16"))
-    inner = value.value if isinstance(value, tirx.Cast) else value
-    return inner if str(inner.ty.dtype) == "float16" else None
+    """The float16 expression that the factor is, or is the float32 of; None where it is neither."""
+    return value if str(value.ty.dtype) == HALF else as_half(value)
 
 
 def _fits(kernel: Kernel, _target: Target) -> bool:
