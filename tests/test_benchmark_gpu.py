@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from pathlib import Path
@@ -229,7 +230,9 @@ def test_a_folder_that_was_not_brought_makes_no_environment(tmp_path):
 
 
 def test_an_environment_is_made_of_parts_without_a_network_sees_the_source_tree_and_is_used_again(tmp_path):
-    (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+    # Debian keeps the wheels of a Python elsewhere.
+    wheels = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).parent / "_bundled"
+    (pip,) = Path(wheels).glob("pip-*.whl")
     (tmp_path / "requirements.txt").write_text("pip\n")
     with tarfile.open(tmp_path / "wheels.tar", "w") as tar:
         tar.add(pip, pip.name)
