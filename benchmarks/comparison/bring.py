@@ -119,7 +119,9 @@ def _unpacked(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             archive = join_parts(folder, Path(place))
             with tarfile.open(archive) as tar:
-                tar.extractall(Path(place, WHEELS), filter="data")
+                # Pythons before 3.10.12 and 3.11.4 have no filters; the parts are what --bring made, by their digests.
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                tar.extractall(Path(place, WHEELS))
             Path(place, WHEELS).rename(wheels)
     except (PartsError, tarfile.TarError) as exc:
         raise BringError(str(exc)) from exc
