@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 BENCH_READY := .venv/bench-ready
-# Files side by side, one on each core; each of at most four takes up to a gigabyte.
-PARALLEL := -n logical --maxprocesses=4 --dist loadfile
+# Tests side by side, one on each core; each of at most four takes up to a gigabyte. Those of a file share what they build.
+PARALLEL := -n logical --maxprocesses=4
+BY_FILE := $(PARALLEL) --dist loadfile
 
 .PHONY: demo test test-quick test-compiler test-slow arm-board test-arm test-arm-quick test-cuda check conformance bench \
 	bench-tune random-graphs mutations clean
@@ -15,13 +16,13 @@ demo: $(READY)          ## build the digits model for every target, tune it brie
 test: check test-quick test-compiler test-slow          ## everything, in rising order of time
 
 test-quick: $(READY)    ## pure tests: seconds
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "not compiler and not slow and not arm and not cuda and not gpu"
+	$(BIN)/python -m pytest -q $(BY_FILE) -m "not compiler and not slow and not arm and not cuda and not gpu"
 
 test-compiler: $(READY) ## tests that need TVM's compiler
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "compiler and not slow and not arm and not cuda and not gpu"
+	$(BIN)/python -m pytest -q $(BY_FILE) -m "compiler and not slow and not arm and not cuda and not gpu"
 
 test-slow: $(READY)     ## end to end
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "slow and not arm and not gpu"
+	$(BIN)/python -m pytest -q $(BY_FILE) -m "slow and not arm and not gpu"
 
 arm-board: $(READY)     ## an emulated ARM board (root; a minute to set it up); tests on it are NOT RUN where it cannot be had
 	$(BIN)/python scripts/arm_environment.py || test $$? = 3
@@ -33,7 +34,7 @@ test-arm-quick: arm-board ## of these what takes minutes, for CI: two networks, 
 	$(BIN)/python -m pytest -q -m "arm and not slow"
 
 test-cuda: $(READY)     ## CUDA code of whole networks, built and inspected; what needs a GPU is NOT RUN where there is none
-	$(BIN)/python -m pytest -q $(PARALLEL) -m "cuda or gpu"
+	$(BIN)/python -m pytest -q $(PARALLEL) --dist worksteal -m "cuda or gpu"
 
 random-graphs: $(READY) ## 2,000 random ONNX graphs compiled and held against ONNX Runtime; wrong ones in build/random-graphs
 	$(BIN)/python -m tests.random_graphs --count 2000 --jobs 2
