@@ -11,6 +11,7 @@ namespace emulation {
 namespace {
 
 constexpr std::size_t kAlignment = 256;  // what cudaMalloc promises
+constexpr std::size_t kGuard = std::size_t{64} << 20;  // on each side, of addresses alone: indices go wrong by more than a page
 
 struct Held : Block {
   char* mapping;
@@ -29,15 +30,15 @@ int allocate(void** address, std::size_t size, bool pinned) {
   if (!size) return kSuccess;
   if (!pinned && in_use + size > settings().memory_bytes) return kOutOfMemory;
   const std::size_t page = sysconf(_SC_PAGESIZE), kept = round_up(size, kAlignment), inner = round_up(kept, page);
-  const std::size_t mapping_size = inner + 2 * page;
+  const std::size_t mapping_size = inner + 2 * kGuard;
   void* mapping = mmap(nullptr, mapping_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return kOutOfMemory;
-  char* const first = static_cast<char*>(mapping) + page;
+  char* const first = static_cast<char*>(mapping) + kGuard;
   if (mprotect(first, inner, PROT_READ | PROT_WRITE)) {
     munmap(mapping, mapping_size);
     return kOutOfMemory;
   }
-  // The end lies at the page behind: reading past it faults.
+  // The end lies at the guard: reading past it faults.
   char* const start = first + (inner - kept);
   std::memset(start, 0xff, kept);
   blocks[start] = Held{{size, pinned, ++allocations}, static_cast<char*>(mapping), mapping_size};
