@@ -52,6 +52,7 @@ _DEPTHS, _SLICES = (8, 16, 32, 64), (1, 2, 4, 8, 16)
 _INDEX_REGISTERS = 32
 _MOST_REGISTERS = 160  # of a thread: more would leave a multiprocessor too few threads to hide latencies
 _FEWEST_THREADS, _MOST_SLICED_THREADS = 64, 256
+_MOST_TERMS = 32  # written out one after the other: of more, ptxas loads so many ahead that sums do not stay in registers
 
 
 def fitting_product(kernel: Kernel) -> Product | None:
@@ -87,12 +88,13 @@ def _fits_a_block(tile: RegisterTile, product: Product) -> bool:
 
 def _is_sensible(tile: RegisterTile, product: Product) -> bool:
     small = tile.threads < _FEWEST_THREADS
-    sliced = tile.slices > 1 and (tile.threads > _MOST_SLICED_THREADS or tile.depth // tile.slices < 2)
+    terms = tile.depth // tile.slices
+    sliced = tile.slices > 1 and (tile.threads > _MOST_SLICED_THREADS or terms < 2)
     wasteful = (tile.rows >= 2 * product.rows and tile.rows > 1) or (
         tile.columns >= 2 * product.columns and tile.columns > _TILES[-1][1]
     )
     deep = tile.depth > _DEPTHS[0] and tile.depth >= 2 * product.depth
-    return not (small or sliced or wasteful or deep or _registers(tile) > _MOST_REGISTERS)
+    return not (small or sliced or wasteful or deep or terms > _MOST_TERMS or _registers(tile) > _MOST_REGISTERS)
 
 
 def _candidates(kernel: Kernel) -> list[tuple[RegisterTile, int]]:
