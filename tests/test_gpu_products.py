@@ -109,10 +109,11 @@ def test_tensor_cores_multiply_what_precision_makes_float16_padded_or_not(paddin
     ids=["3x3", "three channels", "groups", "few pixels", "one row", "ragged", "3x3 float16", "ragged float16"],
 )
 def test_what_is_guessed_needs_no_local_memory(kernel: Kernel, architecture: str) -> None:
-    template, config = guess(kernel, TARGET)
+    target = parse_preset(f"cuda:{architecture}")
+    template, config = guess(kernel, target)
     assert template in (contraction.TEMPLATE, tensor_cores.TEMPLATE)
-    assert config in template.configs(kernel, TARGET)
-    assert spilled_bytes(cuda_source(template.schedule(kernel, TARGET, config).function, TARGET), architecture) == 0
+    assert config in template.configs(kernel, target)
+    assert spilled_bytes(cuda_source(template.schedule(kernel, target, config).function, target), architecture) == 0
 
 
 def test_few_tiles_are_split_along_the_depth_and_many_are_not() -> None:

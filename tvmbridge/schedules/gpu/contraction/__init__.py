@@ -52,7 +52,7 @@ _DEPTHS, _SLICES = (8, 16, 32, 64), (1, 2, 4, 8, 16)
 _INDEX_REGISTERS = 32
 _MOST_REGISTERS = 160  # of a thread: more would leave a multiprocessor too few threads to hide latencies
 _FEWEST_THREADS, _MOST_SLICED_THREADS = 64, 256
-_MOST_TERMS = 32  # written out one after the other: of more, ptxas loads so many ahead that sums do not stay in registers
+_MOST_TERMS = 32  # written out: of more, ptxas loads so many ahead that sums do not stay in registers
 
 
 def fitting_product(kernel: Kernel) -> Product | None:
