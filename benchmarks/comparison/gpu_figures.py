@@ -15,6 +15,7 @@ TIMED_LIMITS: dict[Precision, float] = {"float32": 1e-2, "float16": 1e-1}
 
 # Our programs that launch CUDA graphs, by those that launch each kernel by itself.
 WITH_GRAPHS = {OURS: OURS_GRAPHS, TUNED: TUNED_GRAPHS}
+OUR_PROGRAMS = (*WITH_GRAPHS, *WITH_GRAPHS.values())
 # What the ratios of the report are between.
 COMPARED = [(ours, base) for ours in (OURS, TUNED) for base in (EAGER, COMPILED)]
 COMPARED += [(ours, GRAPHS) for ours in WITH_GRAPHS.values()]
@@ -49,7 +50,7 @@ class GpuRow(Timed):
     @property
     def right(self) -> bool:
         """Whether it is verified and within the limits, also with graphs, and what was to be tuned is."""
-        errors = (self.errors.get(program, 0.0) for program in (*WITH_GRAPHS, *WITH_GRAPHS.values()))
+        errors = (self.errors.get(program, 0.0) for program in OUR_PROGRAMS)
         missing = {TUNED, OURS_GRAPHS, TUNED_GRAPHS} & self.absent.keys()
         return self.verified and max(errors) <= LIMITS[self.case.precision] and not missing
 

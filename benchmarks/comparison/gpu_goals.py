@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from comparison.figures import COMPILED, EAGER, OURS, OURS_GRAPHS, TITLES, TUNED, TUNED_GRAPHS, geometric_mean
+from comparison.figures import COMPILED, EAGER, OURS, TITLES, TUNED, geometric_mean
 from comparison.goals import Goal
-from comparison.gpu_figures import LIMITS, GpuRow
+from comparison.gpu_figures import LIMITS, OUR_PROGRAMS, GpuRow
 from comparison.gpu_plan import Precision
 
 UNTUNED_RATIO = 2.0
-_OURS = (OURS, TUNED, OURS_GRAPHS, TUNED_GRAPHS)
 TUNED_RATIO = 1.0
 
 
@@ -34,7 +33,7 @@ def judge_gpu(
 
 
 def _accuracy_goal(rows: Sequence[GpuRow], precision: Precision, incomplete: bool) -> Goal:
-    errors = [row.errors[program] for row in rows for program in _OURS if program in row.errors]
+    errors = [row.errors[program] for row in rows for program in OUR_PROGRAMS if program in row.errors]
     wrong = any(row.problem for row in rows) or any(error > LIMITS[precision] for error in errors)
     met = None if not rows else False if wrong else None if incomplete else True
     found = f"{max(errors):.1e}" if errors else None

@@ -152,7 +152,7 @@ def _index(fragment: tvm.ir.Var) -> tvm.ir.Expr:
     return down * (row // _SIDE) + across
 
 
-_INTRINSICS: dict[str, Callable[[], Steps]] = {
+INTRINSICS: dict[str, Callable[[], Steps]] = {  # by TVM's names
     "wmma_fill_16x16x16_f32": _fill,
     "wmma_load_16x16x16_f16_a_shared": functools.partial(_load, _LEFT, "row_major"),
     "wmma_load_16x16x16_f16_b_shared": functools.partial(_load, _RIGHT, "row_major"),
@@ -161,13 +161,12 @@ _INTRINSICS: dict[str, Callable[[], Steps]] = {
     "wmma_sync_16x16x16_f16f16f32_trans": functools.partial(_multiply, transposed=True),
     "wmma_store_16x16x16_f32_shared_dyn": _store,
 }
-INTRINSICS = frozenset(_INTRINSICS)  # by TVM's names
 
 
 @functools.cache
 def declare_intrinsics() -> None:
     """Declare them to TVM, once a process."""
-    for name, build in _INTRINSICS.items():
+    for name, build in INTRINSICS.items():
         TensorIntrin.register(our_name(name), *build())
 
 
